@@ -1,0 +1,86 @@
+// A deck as plain values, one struct a section, field names as the keys. app/schema fills it and
+// is the place for defaults, ranges and documentation; everything else only reads it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm/dtype.h"
+#include "comm/grid_shape.h"
+#include "model/config.h"
+
+namespace pg::app {
+
+enum class LrKind { kCosine, kWsd, kLinear, kConstant };
+
+struct RunSection {
+  std::string name, output;
+  std::int64_t seed = 0;
+  std::string device;  // "auto" | "cpu" | "cuda"
+  DType precision = DType::kF32;
+  std::int64_t threads = 0;     // per rank; 0: OMP_NUM_THREADS, else cores / ranks on this host
+  std::int64_t stop_after = 0;  // 0: not set
+};
+
+struct GridSection {
+  std::int64_t dp = 0, tp = 1, pp = 1, ep = 1, cp = 1;  // dp 0: what is left of the ranks
+  std::int64_t zero = 0;
+  bool sequence_parallel = false;
+};
+
+struct DataSection {
+  std::string train, valid;       // HDF5 token files; valid may be empty
+  std::vector<std::string> text;  // files and globs for `prepare`
+  std::string tokenizer;          // "bytes", or the SentencePiece .model (made when missing)
+};
+
+struct TrainSection {
+  std::int64_t steps = 0, seq = 0, global_batch = 0, micro_batch = 0;
+  std::int64_t eval_every = 0;    // 0: only at the end, when data.valid is set
+  std::int64_t eval_batches = 0;  // global batches an evaluation reads
+};
+
+struct OptimizerSection {
+  double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
+  double clip = 0;  // 0: off
+};
+
+struct ScheduleSection {
+  LrKind kind = LrKind::kCosine;
+  std::int64_t warmup = 0;
+  double min_lr = 0;
+  std::int64_t decay = 0;  // wsd: length of the final decay, in steps
+};
+
+struct CheckpointSection {
+  std::int64_t every = 0;  // 0: only on a stop
+  std::int64_t keep = 0;   // 0: all
+  std::string resume;      // "none" | "auto" | "latest" | path
+};
+
+struct LogSection {
+  std::int64_t every = 0;
+};
+
+struct Deck {
+  RunSection run;
+  GridSection grid;
+  model::ModelConfig model;
+  DataSection data;
+  TrainSection train;
+  OptimizerSection optimizer;
+  ScheduleSection schedule;
+  CheckpointSection checkpoint;
+  LogSection log;
+
+  // The same deck as canonical TOML with every key, defaults included: what a run stores and
+  // prints.
+  std::string resolved;
+};
+
+// The grid for `ranks` ranks: fills in dp = 0. Error kDeck naming grid.* when the product is not
+// `ranks`.
+comm::GridShape grid_of(const Deck& deck, int ranks);
+
+}  // namespace pg::app

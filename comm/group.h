@@ -1,0 +1,83 @@
+// A set of ranks that communicate together: the interface that layers, the optimizer and the
+// trainer use, whatever carries the bytes (MPI on the CPU, NCCL on a GPU, nothing for one rank).
+//
+// Every call returns at once with a Pending; buffers belong to the call until `wait()` returned.
+// Calls on one group are issued in the same order on all its ranks. A failed call throws
+// Error(kComm) naming group, operation, rank and host. A group must die before MPI_Finalize.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "comm/dtype.h"
+
+namespace pg::comm {
+
+enum class ReduceOp { kSum, kMax, kMin };
+
+// `count` elements of `dtype`, not owned.
+struct BufferView {
+  void* data = nullptr;
+  std::size_t count = 0;
+  DType dtype = DType::kF32;
+  Device device = Device::kCpu;
+
+  std::size_t bytes() const { return count * dtype_size(dtype); }
+};
+
+// A call that may still be running. Waits in its destructor, so that a buffer is never freed under
+// it.
+class Pending {
+ public:
+  Pending() = default;  // complete already
+  explicit Pending(std::function<void()> wait) : wait_(std::move(wait)) {}
+  Pending(Pending&& other) noexcept : wait_(std::exchange(other.wait_, nullptr)) {}
+  Pending& operator=(Pending&& other) {
+    wait();
+    wait_ = std::exchange(other.wait_, nullptr);
+    return *this;
+  }
+  ~Pending();
+
+  void wait();
+
+ private:
+  std::function<void()> wait_;
+};
+
+class Group {
+ public:
+  virtual ~Group() = default;
+
+  virtual std::string_view name() const = 0;
+  virtual int size() const = 0;
+  virtual int rank() const = 0;
+
+  // In place over all ranks. bf16 is summed in fp32 and rounded once per addition.
+  virtual Pending all_reduce(BufferView inout, ReduceOp op) = 0;
+  // recv.count == send.count * size(), in rank order.
+  virtual Pending all_gather(BufferView send, BufferView recv) = 0;
+  // send.count == recv.count * size(); rank r gets the reduced r-th part.
+  virtual Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) = 0;
+  virtual Pending broadcast(BufferView inout, int root) = 0;
+  virtual Pending send(BufferView buffer, int to, int tag) = 0;
+  virtual Pending recv(BufferView buffer, int from, int tag) = 0;
+  virtual void barrier() = 0;
+};
+
+// A group of one rank: everything is a copy or nothing.
+std::unique_ptr<Group> make_self_group(std::string name);
+
+// Host-side conveniences, complete on return.
+double all_reduce(Group& group, double value, ReduceOp op);
+std::int64_t all_reduce(Group& group, std::int64_t value, ReduceOp op);
+std::string broadcast(Group& group, std::string text, int root);
+// One string from each rank, in rank order, on every rank.
+std::vector<std::string> all_gather(Group& group, const std::string& text);
+
+}  // namespace pg::comm

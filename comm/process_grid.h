@@ -1,0 +1,44 @@
+// The live grid: GridShape cut out of an MPI communicator, one Group an axis and the two replica
+// groups, made once. Move-only; must die before MPI_Finalize.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "comm/grid_shape.h"
+#include "comm/group.h"
+#include "comm/mpi_session.h"
+
+namespace pg::comm {
+
+class ProcessGrid {
+ public:
+  // Collective over `world`, whose size must be shape.world() (Error kDeck otherwise).
+  ProcessGrid(const Communicator& world, const GridShape& shape);
+  ProcessGrid(ProcessGrid&&) noexcept;
+  ProcessGrid& operator=(ProcessGrid&&) noexcept;
+  ~ProcessGrid();
+
+  const GridShape& shape() const;
+  const Coord& coord() const;
+  WorldRank rank() const;
+  bool root() const { return to_int(rank()) == 0; }
+
+  Group& world();
+  Group& axis(Axis axis);
+  Group& dense_replicas();   // dp*ep*cp: ranks with the same dense parameters
+  Group& expert_replicas();  // dp*cp: ranks with the same expert parameters
+  Group& batch();            // dp*ep: ranks with different sequences
+
+  const Communicator& communicator() const;  // the Cartesian one, for io
+  const std::string& host() const;
+  int local_rank() const;  // among the ranks of this host
+  int local_size() const;
+  bool tensor_ranks_share_host() const;  // every tp group lies inside one node
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pg::comm

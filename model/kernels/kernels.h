@@ -1,0 +1,148 @@
+// The contract between layers and devices: one declaration per operation, one implementation per
+// backend (kernels/cpu, later kernels/cuda, and kernels/dry, which computes nothing and lets a dry
+// run measure memory). A layer never asks which device it runs on.
+//
+// Letters: N tokens of a micro-batch (B*T), B sequences, T positions, C hidden, H query heads, K
+// key/value heads, D head size, F feed-forward width, V vocabulary. Views are row-major with
+// contiguous last axis; "dx" means the gradient of the loss with respect to x. Storage is fp64,
+// fp32 or bf16 ("the compute type"); sums, statistics and parameter gradients are in its
+// accumulator type (fp64 for fp64, else fp32: pg::accumulator_of). Parameter gradients are added to
+// (+=), activation gradients are assigned unless it says otherwise. Every operation gives the same
+// bits on each call with the same thread count. Shapes that do not fit are bugs: PG_ASSERT with
+// both shapes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "comm/random.h"
+#include "model/config.h"
+#include "model/tensor.h"
+
+namespace pg::model {
+
+// Inverted dropout: element e of sequence b survives when bits(key, samples[b], e) / 2^32 >= rate,
+// and is then divided by (1 - rate). `samples` are global sequence numbers of the whole run, so a
+// mask depends on neither rank nor micro-batch. rate 0: no-op, nothing else is read.
+struct Dropout {
+  double rate = 0.0;
+  comm::RandomKey key;
+  std::span<const std::int64_t> samples;  // [B], host memory
+};
+
+struct AttentionShape {
+  double scale = 1.0;  // of q . k, usually 1 / sqrt(D)
+  std::int64_t window =
+      0;  // a query sees the last `window` positions, itself included; 0: all earlier
+};
+
+struct AdamWStep {
+  double lr = 0.0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.0;
+  double grad_scale = 1.0;  // gradients are multiplied by this first (clipping)
+  std::int64_t step = 1;    // counts from 1, for the bias correction
+};
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+  virtual Device device() const = 0;
+
+  // -- memory ------------------------------------------------------------------------------------
+  virtual void fill_zero(TensorView x) = 0;
+  virtual void copy(TensorView to, TensorView from) = 0;  // same shape; converts the type
+  virtual void add(TensorView inout, TensorView x) = 0;   // inout += x, same shape and type
+
+  // -- linear ------------------------------------------------------------------------------------
+  // y[N,O] = x[N,I] w[O,I]^T + bias[O]; bias may be empty.
+  virtual void linear_forward(TensorView y, TensorView x, TensorView w, TensorView bias) = 0;
+  // dx[N,I] = dy[N,O] w[O,I]; added to dx when `accumulate`.
+  virtual void linear_backward_input(TensorView dx, TensorView dy, TensorView w,
+                                     bool accumulate) = 0;
+  // dw[O,I] += dy[N,O]^T x[N,I]; dbias[O] += sum over N of dy, unless empty. Accumulator type.
+  virtual void linear_backward_weight(TensorView dw, TensorView dbias, TensorView dy,
+                                      TensorView x) = 0;
+  // Weights may be cached in a layout the products like; call this after any of them changed.
+  virtual void weights_changed() = 0;
+
+  // -- normalisation, with the residual add fused in
+  // ----------------------------------------------- r[N,C] = residual[N,C] + x[N,C] (r may alias
+  // residual; x empty: r is not written and residual is normalised); y = norm(r) * gamma[C] +
+  // beta[C] (beta only for LayerNorm, may be empty). RMSNorm (Zhang & Sennrich 2019): y = r /
+  // sqrt(mean(r^2) + eps). stats[N,2] (accumulator type) keeps (mean, 1/std); the mean is 0 for
+  // RMSNorm.
+  virtual void norm_forward(NormKind kind, TensorView y, TensorView r, TensorView stats,
+                            TensorView residual, TensorView x, TensorView gamma, TensorView beta,
+                            double eps) = 0;
+  // dr[N,C] (in: the gradient of r from the residual stream) += d(norm)/dr; dgamma, dbeta (may be
+  // empty) are added to. r is the normalised input that forward saw.
+  virtual void norm_backward(NormKind kind, TensorView dr, TensorView dgamma, TensorView dbeta,
+                             TensorView dy, TensorView r, TensorView stats, TensorView gamma) = 0;
+
+  // -- position, attention
+  // ------------------------------------------------------------------------- Rotary embedding in
+  // place (Su et al. 2021) in Llama's half-split form: x[N,H,D], pair (d, d + D/2) turned by
+  // positions[N] (int32) * theta^(-2d/D). `inverse` turns back: that is the backward.
+  virtual void rope(TensorView x, TensorView positions, double theta, bool inverse) = 0;
+  // o[B,T,H,D] = softmax(scale q k^T, causal) v for q[B,T,H,D], k and v[B,T,K,D]; query head h
+  // reads key head h / (H/K). lse[B,H,T] (accumulator type) is the log-sum-exp of the scaled
+  // scores. Blocked with online softmax (Dao et al. 2022): no T x T object. Dropout acts on the
+  // normalised probabilities; element index (h*T + query)*T + key.
+  virtual void attention_forward(TensorView o, TensorView lse, TensorView q, TensorView k,
+                                 TensorView v, const AttentionShape& shape,
+                                 const Dropout& dropout) = 0;
+  virtual void attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView d_o,
+                                  TensorView q, TensorView k, TensorView v, TensorView o,
+                                  TensorView lse, const AttentionShape& shape,
+                                  const Dropout& dropout) = 0;
+
+  // -- feed-forward activations
+  // ---------------------------------------------------------------------- y[N,F] = silu(gate) *
+  // up, both [N,F] views of packed [N,2F].
+  virtual void swiglu_forward(TensorView y, TensorView gate, TensorView up) = 0;
+  virtual void swiglu_backward(TensorView dgate, TensorView dup, TensorView dy, TensorView gate,
+                               TensorView up) = 0;
+  // GELU by tanh (Hendrycks & Gimpel 2016), as GPT-2 uses it.
+  virtual void gelu_forward(TensorView y, TensorView x) = 0;
+  virtual void gelu_backward(TensorView dx, TensorView dy, TensorView x) = 0;
+
+  // -- dropout
+  // -----------------------------------------------------------------------------------------
+  // x[N,C] in place, N = samples.size() * T; element index position*C + channel. Its own backward.
+  virtual void dropout(TensorView x, const Dropout& dropout) = 0;
+
+  // -- embedding
+  // -----------------------------------------------------------------------------------------
+  // x[N,C] = tokens_table[V,C][tokens[N]] + position_table[P,C][positions[N]]; position_table may
+  // be empty. tokens, positions: int32, already checked to be in range.
+  virtual void embedding_forward(TensorView x, TensorView tokens, TensorView positions,
+                                 TensorView token_table, TensorView position_table) = 0;
+  // Adds into both tables' gradients (the second may be empty), in token order: deterministic.
+  virtual void embedding_backward(TensorView d_token_table, TensorView d_position_table,
+                                  TensorView dx, TensorView tokens, TensorView positions) = 0;
+
+  // -- loss
+  // ------------------------------------------------------------------------------------------------
+  // For each row of logits[n,V] (accumulator type): losses[n] (fp64) = log-sum-exp - logit of
+  // targets[n] (int32), 0 where the target is -1 (ignored). dlogits[n,V] (any type, may alias
+  // logits when the types agree, may be empty) = scale * (softmax - onehot), 0 in ignored rows.
+  virtual void cross_entropy(TensorView losses, TensorView dlogits, TensorView logits,
+                             TensorView targets, double scale) = 0;
+
+  // -- reductions and the optimizer
+  // --------------------------------------------------------------------------- Flat views. Both
+  // sum in fp64 in fixed blocks: independent of the thread count.
+  virtual double sum(TensorView x) = 0;
+  virtual double sum_of_squares(TensorView x) = 0;
+  // AdamW (Loshchilov & Hutter 2019), flat [n]: m, v, grad and master in the accumulator type;
+  // `master` is empty when weight itself has that type, else weight = round(master).
+  virtual void adamw(TensorView weight, TensorView master, TensorView m, TensorView v,
+                     TensorView grad, const AdamWStep& step) = 0;
+};
+
+// Computes on the host. `threads` OpenMP threads (0: what OpenMP would take).
+std::unique_ptr<Kernels> make_cpu_kernels(int threads);
+// Computes nothing: for dry runs that measure memory.
+std::unique_ptr<Kernels> make_dry_kernels();
+
+}  // namespace pg::model
