@@ -1,5 +1,8 @@
 #include "comm/grid_shape.h"
 
+#include <cstdint>
+#include <limits>
+
 #include "comm/error.h"
 
 namespace pg::comm {
@@ -10,7 +13,12 @@ const char* axis_name(Axis axis) {
 }
 
 GridShape::GridShape(int dp, int tp, int pp, int ep, int cp) : sizes_{pp, dp, ep, cp, tp} {
-  for (const int size : sizes_) PG_ASSERT(size >= 1, "{}", text());
+  std::int64_t product = 1;
+  for (const int size : sizes_) {
+    PG_ASSERT(size >= 1, "{}", text());
+    product *= size;  // at most 2^31 * 2^31: the check follows each factor
+    PG_ASSERT(product <= std::numeric_limits<int>::max(), "{}", text());
+  }
 }
 
 int GridShape::size(AxisSet axes) const {
@@ -40,7 +48,11 @@ Coord GridShape::coord(WorldRank rank) const {
 
 WorldRank GridShape::rank(const Coord& coord) const {
   int rank = 0;
-  for (int a = 0; a < kAxes; ++a) rank = rank * sizes_[a] + coord.at[a];
+  for (int a = 0; a < kAxes; ++a) {
+    PG_ASSERT(coord.at[a] >= 0 && coord.at[a] < sizes_[a], "{} {} in {}",
+              axis_name(static_cast<Axis>(a)), coord.at[a], text());
+    rank = rank * sizes_[a] + coord.at[a];
+  }
   return WorldRank{rank};
 }
 
