@@ -58,14 +58,17 @@ WorldRank GridShape::rank(const Coord& coord) const {
 
 std::vector<WorldRank> GridShape::members(const Coord& coord, AxisSet axes) const {
   std::vector<WorldRank> ranks;
-  ranks.reserve(static_cast<std::size_t>(size(axes)));
-  for (int r = 0; r < world(); ++r) {
-    const Coord other = this->coord(WorldRank{r});
-    bool inside = true;
-    for (int a = 0; a < kAxes; ++a) {
-      inside = inside && (axes.has(static_cast<Axis>(a)) || other.at[a] == coord.at[a]);
+  const int count = size(axes);
+  ranks.reserve(static_cast<std::size_t>(count));
+  for (int index = 0; index < count; ++index) {
+    Coord member = coord;
+    int rest = index;
+    for (int a = kAxes - 1; a >= 0; --a) {  // the fastest axis first: ascending world ranks
+      if (!axes.has(static_cast<Axis>(a))) continue;
+      member.at[a] = rest % sizes_[a];
+      rest /= sizes_[a];
     }
-    if (inside) ranks.push_back(WorldRank{r});
+    ranks.push_back(rank(member));
   }
   return ranks;
 }
