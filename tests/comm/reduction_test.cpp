@@ -65,7 +65,7 @@ double expected(int ranks, std::size_t i, ReduceOp op) {
 constexpr ReduceOp kOps[] = {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kMin};
 
 // Counts around the split of 8 elements, and one past MPI's switches of algorithm (64 KiB).
-constexpr std::size_t kCounts[] = {0, 1, 2, 7, 8, 9, 16, 25, 20'000};
+constexpr std::size_t kCounts[] = {0, 1, 2, 7, 8, 9, 16, 25, 9'000};
 
 TYPED_TEST(reductions, all_reduce_gives_every_rank_the_reduced_values) {
   for (const std::size_t longest : {kLongestMessage, std::size_t{8}}) {
