@@ -63,7 +63,7 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
   };
   train_loader_ = loader(train_file_, /*shuffle=*/true);
   if (!deck.data.valid.empty()) {
-    valid_file_ = open_tokens(grid.world(), deck.data.valid, "data.valid", deck.model.vocab);
+    valid_file_.emplace(open_tokens(grid.world(), deck.data.valid, "data.valid", deck.model.vocab));
     valid_loader_ = loader(*valid_file_, /*shuffle=*/false);
   }
   params_.initialise(deck.run.seed);
