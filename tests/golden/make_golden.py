@@ -54,9 +54,9 @@ CASES = {
     # GPT-2 as it is: LayerNorm, biases, learned positions (rows 11..15 unused), tied.
     "gpt2_tied": dict(
         seed=12, batch=3, seq=11, ignored=[(0, 0), (1, 4), (1, 5), (2, 10)], clip=1.0, layers=2,
-        hidden=20, heads=4, kv_heads=4, head_dim=5, ffn=80, vocab=53, max_seq=16, rope_theta=10000.0,
-        norm_eps=1e-5, tie_embeddings=1, norm="layernorm", activation="gelu", position="learned",
-        bias=1),
+        hidden=20, heads=4, kv_heads=4, head_dim=5, ffn=80, vocab=53, max_seq=16,
+        rope_theta=10000.0, norm_eps=1e-5, tie_embeddings=1, norm="layernorm", activation="gelu",
+        position="learned", bias=1),
     # One KV head, head_dim that is not hidden / heads, odd sizes, other theta and eps, tied.
     "llama_mqa_tied": dict(
         seed=13, batch=3, seq=9, ignored=[(0, 8), (2, 0), (2, 3)], clip=None, layers=3, hidden=23,
