@@ -1,0 +1,103 @@
+#include "comm/group.h"
+
+#include <cstdint>
+#include <cstring>
+
+#include "comm/error.h"
+
+namespace pg::comm {
+
+void Pending::wait() {
+  if (!wait_) return;
+  const auto wait = std::exchange(wait_, nullptr);
+  wait();
+}
+
+Pending::~Pending() {
+  try {
+    wait();
+  } catch (...) {
+    // Unwinding already, or a call whose result nobody asked for: the group's next call will fail
+    // too.
+  }
+}
+
+namespace {
+
+class SelfGroup final : public Group {
+ public:
+  explicit SelfGroup(std::string name) : name_(std::move(name)) {}
+
+  std::string_view name() const override { return name_; }
+  int size() const override { return 1; }
+  int rank() const override { return 0; }
+  Pending all_reduce(BufferView, ReduceOp) override { return {}; }
+  Pending all_gather(BufferView send, BufferView recv) override { return copy(send, recv); }
+  Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp) override {
+    return copy(send, recv);
+  }
+  Pending broadcast(BufferView, int) override { return {}; }
+  Pending send(BufferView, int to, int) override { return alone("send", to); }
+  Pending recv(BufferView, int from, int) override { return alone("recv", from); }
+  void barrier() override {}
+
+ private:
+  static Pending copy(BufferView from, BufferView to) {
+    PG_ASSERT(from.count == to.count, "{} to {}", from.count, to.count);
+    if (from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
+    return {};
+  }
+  Pending alone(const char* operation, int peer) {
+    throw fail(ExitCode::kBug, "bug: {} with rank {} on the one-rank group {}", operation, peer,
+               name_);
+  }
+  std::string name_;
+};
+
+}  // namespace
+
+std::unique_ptr<Group> make_self_group(std::string name) {
+  return std::make_unique<SelfGroup>(std::move(name));
+}
+
+double all_reduce(Group& group, double value, ReduceOp op) {
+  group.all_reduce({&value, 1, DType::kF64}, op).wait();
+  return value;
+}
+
+std::int64_t all_reduce(Group& group, std::int64_t value, ReduceOp op) {
+  group.all_reduce({&value, 1, DType::kI64}, op).wait();
+  return value;
+}
+
+std::string broadcast(Group& group, std::string text, int root) {
+  auto size = static_cast<std::int64_t>(text.size());
+  group.broadcast({&size, 1, DType::kI64}, root).wait();
+  text.resize(static_cast<std::size_t>(size));
+  if (size > 0) group.broadcast({text.data(), text.size(), DType::kU8}, root).wait();
+  return text;
+}
+
+std::vector<std::string> all_gather(Group& group, const std::string& text) {
+  const auto ranks = static_cast<std::size_t>(group.size());
+  auto size = static_cast<std::int64_t>(text.size());
+  std::vector<std::int64_t> sizes(ranks);
+  group.all_gather({&size, 1, DType::kI64}, {sizes.data(), ranks, DType::kI64}).wait();
+  std::int64_t longest = 0;
+  for (const auto s : sizes) longest = std::max(longest, s);
+  if (longest == 0) return std::vector<std::string>(ranks);
+
+  // Padded to the longest: texts are short, and one collective serves all.
+  const auto width = static_cast<std::size_t>(longest);
+  std::string mine = text;
+  mine.resize(width);
+  std::string all(width * ranks, '\0');
+  group.all_gather({mine.data(), width, DType::kU8}, {all.data(), all.size(), DType::kU8}).wait();
+  std::vector<std::string> texts;
+  for (std::size_t r = 0; r < ranks; ++r) {
+    texts.push_back(all.substr(r * width, static_cast<std::size_t>(sizes[r])));
+  }
+  return texts;
+}
+
+}  // namespace pg::comm

@@ -1,0 +1,72 @@
+// The CPU backend: OpenMP over rows, SIMD inside them, matrix products from oneDNN. Each file of
+// this folder defines the members of one family of operations; this header only declares them.
+//
+// Determinism: work is cut into pieces whose number depends on sizes, never on threads, and partial
+// sums meet in a fixed order.
+#pragma once
+
+#include <memory>
+
+#include "model/kernels/kernels.h"
+
+namespace pg::model {
+
+class MatmulEngine;  // matmul.h: oneDNN for fp32 and bf16, plain loops for fp64
+
+class CpuKernels final : public Kernels {
+ public:
+  explicit CpuKernels(int threads);
+  ~CpuKernels() override;
+
+  Device device() const override { return Device::kCpu; }
+
+  void fill_zero(TensorView x) override;               // memory.cpp
+  void copy(TensorView to, TensorView from) override;  // memory.cpp
+  void add(TensorView inout, TensorView x) override;   // memory.cpp
+
+  void linear_forward(TensorView y, TensorView x, TensorView w, TensorView bias) override;
+  void linear_backward_input(TensorView dx, TensorView dy, TensorView w, bool accumulate) override;
+  void linear_backward_weight(TensorView dw, TensorView dbias, TensorView dy,
+                              TensorView x) override;  // linear.cpp
+  void weights_changed() override;                     // linear.cpp
+
+  void norm_forward(NormKind kind, TensorView y, TensorView r, TensorView stats,
+                    TensorView residual, TensorView x, TensorView gamma, TensorView beta,
+                    double eps) override;  // norm.cpp
+  void norm_backward(NormKind kind, TensorView dr, TensorView dgamma, TensorView dbeta,
+                     TensorView dy, TensorView r, TensorView stats, TensorView gamma) override;
+
+  void rope(TensorView x, TensorView positions, double theta, bool inverse) override;  // rope.cpp
+  void attention_forward(TensorView o, TensorView lse, TensorView q, TensorView k, TensorView v,
+                         const AttentionShape& shape, const Dropout& dropout) override;
+  void attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView d_o, TensorView q,
+                          TensorView k, TensorView v, TensorView o, TensorView lse,
+                          const AttentionShape& shape, const Dropout& dropout) override;
+
+  void swiglu_forward(TensorView y, TensorView gate, TensorView up) override;  // activation.cpp
+  void swiglu_backward(TensorView dgate, TensorView dup, TensorView dy, TensorView gate,
+                       TensorView up) override;
+  void gelu_forward(TensorView y, TensorView x) override;
+  void gelu_backward(TensorView dx, TensorView dy, TensorView x) override;
+
+  void dropout(TensorView x, const Dropout& dropout) override;  // dropout.cpp
+
+  void embedding_forward(TensorView x, TensorView tokens, TensorView positions,
+                         TensorView token_table, TensorView position_table) override;
+  void embedding_backward(TensorView d_token_table, TensorView d_position_table, TensorView dx,
+                          TensorView tokens, TensorView positions) override;  // embedding.cpp
+
+  void cross_entropy(TensorView losses, TensorView dlogits, TensorView logits, TensorView targets,
+                     double scale) override;  // cross_entropy.cpp
+
+  double sum(TensorView x) override;             // reduce.cpp
+  double sum_of_squares(TensorView x) override;  // reduce.cpp
+  void adamw(TensorView weight, TensorView master, TensorView m, TensorView v, TensorView grad,
+             const AdamWStep& step) override;  // adamw.cpp
+
+ private:
+  int threads_;
+  std::unique_ptr<MatmulEngine> matmul_;
+};
+
+}  // namespace pg::model

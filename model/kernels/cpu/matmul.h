@@ -1,0 +1,4 @@
+#pragma once
+namespace pg::model {
+class MatmulEngine {};
+}  // namespace pg::model
