@@ -39,10 +39,10 @@ if ((${#targets[@]} == 0)); then
   targets=(pentagrid)
   [[ $tests == OFF ]] || targets=(all)
 fi
-quiet=()
-if [[ -f $folder/build.ninja ]]; then
-  # Ninja 1.11 brings --quiet.
-  [[ -t 1 ]] || ! ninja --help 2>&1 | grep -q -e --quiet || quiet=(-- --quiet)
-fi
 step build "$folder: ${targets[*]} ($(cores) cores)"
-cmake --build "$folder" -j "$(cores)" --target "${targets[@]}" "${quiet[@]}"
+compile=(cmake --build "$folder" -j "$(cores)" --target "${targets[@]}")
+if [[ ! -t 1 && -f $folder/build.ninja && $(ninja --help 2>&1 || true) == *--quiet* ]]; then
+  "${compile[@]}" -- --quiet | { grep -v '^ninja: no work to do' || true; }
+else
+  "${compile[@]}"
+fi

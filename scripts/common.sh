@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Sourced by the scripts behind the Makefile: where the repository is, how a step is announced, and
 # how a noisy command is kept quiet. Bash only; nothing here needs a package.
 set -euo pipefail
