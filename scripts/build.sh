@@ -42,7 +42,7 @@ fi
 step build "$folder: ${targets[*]} ($(cores) cores)"
 compile=(cmake --build "$folder" -j "$(cores)" --target "${targets[@]}")
 if [[ ! -t 1 && -f $folder/build.ninja && $(ninja --help 2>&1 || true) == *--quiet* ]]; then
-  "${compile[@]}" -- --quiet | { grep -v '^ninja: no work to do' || true; }
+  "${compile[@]}" -- --quiet | { grep -vE '^(ninja: no work to do|-- )' || true; }
 else
   "${compile[@]}"
 fi

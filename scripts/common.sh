@@ -28,3 +28,15 @@ quietly() {
 }
 
 cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1; }
+
+# What Open MPI (4 by its own names, 5 by those of PRRTE) needs to be told on one machine: root is
+# whom containers run as; two hardware threads of one core count as one slot; a rank's threads must
+# not be bound to one core. Other MPIs ignore all of it.
+mpi_on_one_machine() {
+  if [[ $(id -u) == 0 ]]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  fi
+  export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+  export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
+}

@@ -8,8 +8,8 @@ tool=$(command -v clang-format-14 || command -v clang-format) || die "clang-form
 [[ $("$tool" --version) == *"version 14."* ]] ||
   die "$tool is not version 14, which decides the format here: $("$tool" --version)"
 
-mapfile -t files < <(git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh' |
-  while read -r file; do [[ ! -f $file ]] || printf '%s\n' "$file"; done)
+mapfile -t files < <(find app comm model io tests \
+  -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
 if [[ ${1:-} == --check ]]; then
   step format "checking ${#files[@]} files"
   "$tool" --dry-run -Werror "${files[@]}"

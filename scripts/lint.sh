@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 failed=()
 "$root/scripts/format.sh" --check || failed+=(format)
 
-mapfile -t shell < <(git ls-files -co --exclude-standard '*.sh' .ci/run '*.sbatch')
+mapfile -t shell < <(find scripts tests .ci/run -name '*.sh' -o -path .ci/run | sort)
 step shellcheck "${#shell[@]} scripts"
 shellcheck -x -P SCRIPTDIR "${shell[@]}" || failed+=(shellcheck)
 
