@@ -1,20 +1,19 @@
-// Bytes that one rank of a grid will hold for a deck, known before anything is allocated.
+// Bytes that one rank of a grid needs to train a deck: counted by building everything without storage and
+// running the step's own code over it (model/arena.h), so that it cannot drift from what a run allocates.
 #pragma once
 
 #include <cstdint>
 
 #include "app/deck.h"
+#include "comm/grid_shape.h"
 
 namespace pg::app {
 
 struct MemoryPlan {
-  std::int64_t weights = 0;
-  std::int64_t gradients = 0;
-  std::int64_t master = 0;       // fp32 copies of bf16 weights
-  std::int64_t moments = 0;      // both of AdamW
-  std::int64_t activations = 0;  // high-water mark of one micro-batch
-  std::int64_t total = 0;
-  std::int64_t parameters = 0;  // of the whole model, each logical element once
+  std::int64_t weights = 0, gradients = 0, master = 0, moments = 0;
+  std::int64_t activations = 0;  // the arena's high water
+  std::int64_t total = 0;        // the sum of these
+  std::int64_t parameters = 0;   // logical, of the whole model, each counted once
 };
 
 MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid);
