@@ -5,25 +5,15 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "app/console.h"
 #include "app/memory_plan.h"
 
 namespace pg::app {
 namespace {
 
-// 124439808 -> "124,439,808"
-std::string grouped(std::int64_t n) {
-  const auto digits = std::to_string(n);
-  std::string out;
-  for (std::size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
-    out += digits[i];
-  }
-  return out;
-}
-
 std::string byte_line(const char* what, std::int64_t bytes) {
   constexpr double kMiB = 1 << 20;
-  return fmt::format("#   {:<14}{:>22}  {:>12.1f} MiB\n", what, grouped(bytes),
+  return fmt::format("#   {:<14}{:>22}  {:>12.1f} MiB\n", what, count_text(bytes),
                      static_cast<double>(bytes) / kMiB);
 }
 
@@ -36,11 +26,11 @@ std::string check_report(const Deck& deck, int ranks) {
   const auto batch_ranks = grid.size(comm::kBatch);
   std::string out = deck.resolved;
   out += fmt::format("\n# grid    {} = {} ranks\n", grid.text(), ranks);
-  out += fmt::format("# model   {} parameters\n", grouped(plan.parameters));
+  out += fmt::format("# model   {} parameters\n", count_text(plan.parameters));
   out += fmt::format(
       "# batch   {} sequences = {} ranks x {} micro-batches x {}; {} tokens a step\n",
       train.global_batch, batch_ranks, train.global_batch / (batch_ranks * train.micro_batch),
-      train.micro_batch, grouped(train.global_batch * train.seq));
+      train.micro_batch, count_text(train.global_batch * train.seq));
   out += "# bytes per rank\n";
   out += byte_line("weights", plan.weights);
   out += byte_line("gradients", plan.gradients);

@@ -12,7 +12,6 @@ namespace pg::app {
 namespace {
 
 constexpr int kRanksMax = 1 << 20;
-constexpr const char* kVersion = "0.1.0";
 // In the design, not in this version.
 constexpr std::string_view kLater[] = {"generate", "plan", "verify", "convert", "report"};
 
@@ -69,7 +68,7 @@ CommandLine parse_command_line(std::span<const Command> commands, int argc,
 
   CommandLine line;
   CLI::App app("Pentagrid trains transformers on a five-axis grid of MPI ranks.", "pentagrid");
-  app.set_version_flag("--version", std::string("pentagrid ") + kVersion);
+  app.set_version_flag("--version", "pentagrid " PG_VERSION);
   app.require_subcommand(1);
   for (const auto& command : commands) {
     auto* sub = app.add_subcommand(command.name, command.summary);

@@ -42,7 +42,8 @@ std::string wrapped(const std::string& text, std::size_t indent) {
     const auto end = std::min(text.find(' ', begin), text.size());
     const auto word = text.substr(begin, end - begin);
     if (!line.empty() && indent + line.size() + 1 + word.size() > kColumns) flush();
-    line += (line.empty() ? "" : " ") + word;
+    if (!line.empty()) line += ' ';
+    line += word;
     begin = end + 1;
   }
   flush();
@@ -108,7 +109,8 @@ std::string section_text(const SchemaSection& section) {
   }
   if (!section.notes.empty()) out += fmt::format("\n{}\n", section.notes);
   if (!reserved.empty()) {
-    out += "\n" + wrapped("Reserved for later versions: " + io::comma_list(reserved) + ".", 0);
+    out += "\n" +
+           wrapped(fmt::format("Reserved for later versions: {}.", io::comma_list(reserved)), 0);
   }
   return out;
 }

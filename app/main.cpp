@@ -12,6 +12,7 @@
 #include "app/cli.h"
 #include "app/help.h"
 #include "app/schema.h"
+#include "app/train.h"
 #include "comm/error.h"
 #include "comm/mpi_session.h"
 
@@ -25,7 +26,7 @@ using app::Purpose;
 int train(const Invocation& call, comm::Group* world) {
   const auto deck =
       app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
-  throw fail(ExitCode::kDeck, "train: this version does not have it yet");
+  return static_cast<int>(app::run_train(deck, comm::Communicator::world()));
 }
 
 int check(const Invocation& call, comm::Group*) {

@@ -113,6 +113,35 @@ void check_training(const Deck& deck, io::DeckReader& reader) {
   }
 }
 
+// What no machine holds is refused before sizes are multiplied: the products stay below 2^63.
+void check_sizes(const Deck& deck, io::DeckReader& reader) {
+  constexpr double kBytesMax = 0x1p50;   // 1 PiB of activations on a rank
+  constexpr double kTokensMax = 0x1p62;  // of a whole run
+  if (!reader.sound({"model.layers", "model.hidden", "model.heads", "model.head_dim", "model.ffn",
+                     "model.vocab", "train.seq", "train.micro_batch"})) {
+    return;
+  }
+  const auto& m = deck.model;
+  const auto& train = deck.train;
+  const auto tokens = static_cast<double>(train.micro_batch) * static_cast<double>(train.seq);
+  const auto block = static_cast<double>(m.layers) *
+                     static_cast<double>(8 * m.hidden + 4 * m.q_width() + 4 * m.ffn);
+  const double bytes = tokens * (block + static_cast<double>(m.vocab)) * sizeof(double);
+  if (bytes > kBytesMax) {
+    reader.refuse("train.micro_batch",
+                  fmt::format("{} sequences of {} tokens need about {:.1e} bytes of activations; "
+                              "{:.1e} is the limit",
+                              train.micro_batch, train.seq, bytes, kBytesMax));
+  }
+  const double run = static_cast<double>(train.steps) * static_cast<double>(train.global_batch) *
+                     static_cast<double>(train.seq);
+  if (reader.sound({"train.steps", "train.global_batch"}) && run > kTokensMax) {
+    reader.refuse("train.steps", fmt::format("steps*global_batch*seq = {:.1e} tokens; {:.1e} is "
+                                             "the limit",
+                                             run, kTokensMax));
+  }
+}
+
 void check_data(const Deck& deck, io::DeckReader& reader, Purpose purpose) {
   constexpr std::int64_t kByteTokens = 256;
   const auto& data = deck.data;
@@ -162,6 +191,7 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
   if (purpose != Purpose::kPrepare) check_grid(deck, reader, ranks);
   check_model(deck, reader);
   check_training(deck, reader);
+  check_sizes(deck, reader);
   check_data(deck, reader, purpose);
 }
 

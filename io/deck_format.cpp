@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iterator>
 
 namespace pg::io {
 namespace {
@@ -69,7 +68,10 @@ std::string toml_text(std::string_view value) {
         break;
       default:
         if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
-          fmt::format_to(std::back_inserter(out), "\\u{:04X}", static_cast<int>(c));
+          constexpr char kDigits[] = "0123456789ABCDEF";
+          out += "\\u00";
+          out += kDigits[c >> 4];
+          out += kDigits[c & 15];
         } else {
           out += c;
         }
@@ -93,7 +95,7 @@ std::string toml_text(const DeckValue& value) {
     std::string operator()(const std::vector<std::string>& v) const {
       std::vector<std::string> quoted;
       for (const auto& item : v) quoted.push_back((*this)(item));
-      return fmt::format("[{}]", fmt::join(quoted, ", "));
+      return fmt::format("[{}]", comma_list(quoted));
     }
   };
   return std::visit(Writer{}, value);
@@ -127,7 +129,12 @@ bool is_utf8(std::string_view text) {
 }
 
 std::string comma_list(std::span<const std::string> items) {
-  return fmt::format("{}", fmt::join(items, ", "));
+  std::string out;
+  for (const auto& item : items) {
+    if (!out.empty()) out += ", ";
+    out += item;
+  }
+  return out;
 }
 
 std::string nearest(std::string_view name, std::span<const std::string> candidates) {
