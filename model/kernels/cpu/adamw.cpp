@@ -1,8 +1,71 @@
+// AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, in one pass over memory:
+//   w *= 1 - lr wd;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
+//   w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+// The factors are computed in double once; the elements in the accumulator type.
+#include <cmath>
+
 #include "model/kernels/cpu/cpu_kernels.h"
+#include "model/kernels/cpu/elements.h"
 
 namespace pg::model {
 
-void CpuKernels::adamw(TensorView, TensorView, TensorView, TensorView, TensorView,
-                       const AdamWStep&) {}
+namespace {
+
+template <class A>
+struct Factors {
+  A grad_scale, beta1, rest1, beta2, rest2, keep, rate, inverse_root2, eps;
+
+  explicit Factors(const AdamWStep& s)
+      : grad_scale(static_cast<A>(s.grad_scale)),
+        beta1(static_cast<A>(s.beta1)),
+        rest1(static_cast<A>(1.0 - s.beta1)),
+        beta2(static_cast<A>(s.beta2)),
+        rest2(static_cast<A>(1.0 - s.beta2)),
+        keep(static_cast<A>(1.0 - s.lr * s.weight_decay)),
+        rate(static_cast<A>(s.lr / (1.0 - std::pow(s.beta1, static_cast<double>(s.step))))),
+        inverse_root2(
+            static_cast<A>(1.0 / std::sqrt(1.0 - std::pow(s.beta2, static_cast<double>(s.step))))),
+        eps(static_cast<A>(s.eps)) {}
+};
+
+// `master` holds the exact weights; W rounds them into `weight` unless that is the same array.
+template <class W, class A>
+void update(W* weight, A* master, A* m, A* v, const A* grad, std::int64_t n, const Factors<A>& f) {
+  cpu::for_pieces(n, [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+    for (std::int64_t i = begin; i < end; ++i) {
+      const A g = grad[i] * f.grad_scale;
+      const A first = f.beta1 * m[i] + f.rest1 * g;
+      const A second = f.beta2 * v[i] + f.rest2 * (g * g);
+      const A w =
+          master[i] * f.keep - f.rate * (first / (std::sqrt(second) * f.inverse_root2 + f.eps));
+      m[i] = first;
+      v[i] = second;
+      master[i] = w;
+      if constexpr (!std::is_same_v<W, A>) cpu::convert(weight[i], w);
+    }
+  });
+}
+
+}  // namespace
+
+void CpuKernels::adamw(TensorView weight, TensorView master, TensorView m, TensorView v,
+                       TensorView grad, const AdamWStep& step) {
+  const std::int64_t n = weight.elements();
+  const DType type = accumulator_of(weight.dtype());
+  PG_ASSERT(weight.contiguous() && step.step >= 1 && master.empty() == (weight.dtype() == type),
+            "weight {} master {} step {}", weight.text(), master.text(), step.step);
+  const TensorView exact = master.empty() ? weight : master;
+  for (const TensorView& x : {m, v, grad, exact}) {
+    PG_ASSERT(x.elements() == n && x.contiguous() && x.dtype() == type, "weight {} and {}",
+              weight.text(), x.text());
+  }
+  if (n == 0) return;
+  cpu::dispatch(weight.dtype(), [&]<class W>() {
+    using A = cpu::acc_t<W>;
+    update(weight.data<W>(), exact.data<A>(), m.data<A>(), v.data<A>(), grad.data<A>(), n,
+           Factors<A>(step));
+  });
+}
 
 }  // namespace pg::model

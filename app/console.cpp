@@ -1,0 +1,112 @@
+#include "app/console.h"
+
+#include <algorithm>
+#include <array>
+
+#include "model/param_table.h"
+
+namespace pg::app {
+
+namespace {
+
+// One "label   text" row of the banner.
+std::string row(const std::string& label, const std::string& text) {
+  return fmt::format("  {:<12} {}\n", label, text);
+}
+
+std::string hosts_text(std::vector<std::string> hosts) {
+  const auto ranks = hosts.size();
+  std::sort(hosts.begin(), hosts.end());
+  std::string text = fmt::format("{} rank{} on", ranks, ranks == 1 ? "" : "s");
+  for (std::size_t i = 0; i < ranks;) {
+    const auto next = static_cast<std::size_t>(
+        std::upper_bound(hosts.begin(), hosts.end(), hosts[i]) - hosts.begin());
+    text += fmt::format("{} {} ({})", i == 0 ? "" : ",", hosts[i], next - i);
+    i = next;
+  }
+  return text;
+}
+
+std::string model_text(const model::ModelConfig& m) {
+  return fmt::format("{} layers, hidden {}, {} heads ({} kv) of {}, ffn {}, vocab {}; {}, {}, {}{}",
+                     m.layers, m.hidden, m.heads, m.kv_heads, m.head_dim, m.ffn, m.vocab,
+                     m.norm == model::NormKind::kRmsNorm ? "rmsnorm" : "layernorm",
+                     m.activation == model::Activation::kSwiGlu ? "swiglu" : "gelu",
+                     m.position == model::PositionKind::kRope ? "rope" : "learned positions",
+                     m.tie_embeddings ? ", tied" : "");
+}
+
+}  // namespace
+
+std::string bytes_text(double bytes) {
+  constexpr std::array kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  while (bytes >= 1024.0 && unit + 1 < kUnits.size()) {
+    bytes /= 1024.0;
+    ++unit;
+  }
+  return fmt::format("{:.{}f} {}", bytes, unit == 0 ? 0 : 1, kUnits[unit]);
+}
+
+std::string count_text(std::int64_t count) {
+  auto digits = std::to_string(count);
+  for (auto at = static_cast<std::int64_t>(digits.size()) - 3; at > (count < 0 ? 1 : 0); at -= 3) {
+    digits.insert(static_cast<std::size_t>(at), ",");
+  }
+  return digits;
+}
+
+std::string banner_text(const Banner& b) {
+  const auto& d = b.deck;
+  const auto memory = plan_memory(d, b.grid);
+  const auto size = [](std::int64_t bytes) { return bytes_text(static_cast<double>(bytes)); };
+  const auto step_tokens = d.train.global_batch * d.train.seq;
+  const auto round = b.grid.size(comm::kBatch) * d.train.micro_batch;
+
+  std::string text = fmt::format("pentagrid: {}\n", d.run.name);
+  text += row("grid", fmt::format("{}, zero {}", b.grid.text(), d.grid.zero));
+  text += row("hosts", fmt::format("{}, {} thread{} each", hosts_text(b.hosts), b.threads,
+                                   b.threads == 1 ? "" : "s"));
+  if (!b.tensor_ranks_share_host) {
+    text += row("warning", "a tp group spans hosts: its messages cross the network in every layer");
+  }
+  text += row("model", model_text(d.model));
+  text += row("", fmt::format("{} parameters, {}", count_text(memory.parameters),
+                              dtype_name(d.run.precision)));
+  text += row("memory",
+              fmt::format("{} a rank: weights {}, gradients {}, master {}, moments {}, "
+                          "activations {}",
+                          size(memory.total), size(memory.weights), size(memory.gradients),
+                          size(memory.master), size(memory.moments), size(memory.activations)));
+  text += row("data", fmt::format("{}: {} tokens, {} samples of {}", d.data.train,
+                                  count_text(b.train_tokens), count_text(b.samples), d.train.seq));
+  text += row("step", fmt::format("{} sequences = {} tokens, micro-batches of {} x {} a rank",
+                                  d.train.global_batch, count_text(step_tokens),
+                                  d.train.micro_batch, d.train.global_batch / round));
+  if (b.matmul_flops > 0) {
+    text +=
+        row("products", fmt::format("{:.1f} GFLOP/s measured on all ranks: mfu is relative to it",
+                                    b.matmul_flops * 1e-9));
+  }
+  text += row("output", d.run.output);
+  if (!b.resumed_from.empty()) {
+    text += row("resumed", fmt::format("step {} from {}", b.resumed_step, b.resumed_from));
+  }
+  return text;
+}
+
+std::string step_text(const StepLine& line) {
+  const auto& r = line.result;
+  const auto width = std::to_string(line.steps).size();
+  const auto mfu = line.mfu > 0 ? fmt::format("{:5.1f} %", 100.0 * line.mfu) : "      -";
+  const auto rate = static_cast<double>(r.tokens) / std::max(r.seconds, 1e-12);
+  return fmt::format(
+      "step {:>{}}/{} | loss {:8.5f} | lr {:.2e} | norm {:8.4f} | {:7.1f} ms | {:>9} tok/s | mfu "
+      "{} "
+      "| {}",
+      r.step, width, line.steps, r.loss, r.lr, r.grad_norm, 1e3 * r.seconds,
+      count_text(static_cast<std::int64_t>(rate)), mfu,
+      bytes_text(static_cast<double>(line.peak_bytes)));
+}
+
+}  // namespace pg::app

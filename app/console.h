@@ -1,0 +1,41 @@
+// What `train` prints for people: the banner, one aligned line a logged step, and closing words.
+// Pure formatting; the caller decides which rank prints.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "app/deck.h"
+#include "app/memory_plan.h"
+#include "app/trainer.h"
+
+namespace pg::app {
+
+struct Banner {
+  const Deck& deck;
+  comm::GridShape grid;
+  std::vector<std::string> hosts;  // one a rank
+  int threads = 1;
+  bool tensor_ranks_share_host = true;
+  std::int64_t train_tokens = 0, samples = 0;
+  double matmul_flops = 0;  // of all ranks together, measured; 0: not measured
+  std::int64_t resumed_step = 0;
+  std::string resumed_from = {};
+};
+
+std::string banner_text(const Banner& banner);
+
+struct StepLine {
+  StepResult result;
+  std::int64_t steps = 0;
+  double mfu = 0;  // 0: unknown
+  std::int64_t peak_bytes = 0;
+};
+
+std::string step_text(const StepLine& line);
+
+std::string bytes_text(double bytes);        // "1.2 GiB"
+std::string count_text(std::int64_t count);  // "12,345"
+
+}  // namespace pg::app

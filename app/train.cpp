@@ -1,0 +1,269 @@
+#include "app/train.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <ctime>
+#include <thread>
+
+#include "app/console.h"
+#include "app/matmul_rate.h"
+#include "app/trainer.h"
+#include "comm/agree.h"
+#include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/run_folder.h"
+
+namespace pg::app {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Threads of one rank: the deck's, else OMP_NUM_THREADS, else the cores that the launcher bound it
+// to, else its share of the host.
+std::int64_t threads_of(const Deck& deck, const comm::ProcessGrid& grid) {
+  if (deck.run.threads > 0) return deck.run.threads;
+  if (const char* set = std::getenv("OMP_NUM_THREADS"); set != nullptr && std::atoi(set) > 0) {
+    return std::atoi(set);
+  }
+  cpu_set_t mask;
+  const int bound = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : 1;
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  return bound < cores ? bound : std::max(1, cores / grid.local_size());
+}
+
+std::int64_t peak_bytes(comm::Group& world) {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return comm::all_reduce(world, static_cast<std::int64_t>(usage.ru_maxrss) * 1024,
+                          comm::ReduceOp::kMax);
+}
+
+// Everything `train` keeps besides the trainer. Methods are collective; rank 0 prints and writes.
+class Run {
+ public:
+  Run(const Deck& deck, const comm::Communicator& world)
+      : deck_(deck), grid_(world, grid_of(deck, world.size())), folder_(deck.run.output) {
+    deck_.run.threads = threads_of(deck_, grid_);
+  }
+
+  comm::Group& world() { return grid_.world(); }
+  bool root() const { return grid_.root(); }
+  // Not in a folder that holds somebody else's run.
+  void write_exit(ExitCode code, const std::string& reason) const {
+    if (root() && folder_is_ours_) folder_.write_exit(static_cast<int>(code), reason);
+  }
+
+  ExitCode run() {
+    // 1. What to resume, and a folder that is writable, has room, and is ours.
+    find_resume();
+    // 2. Memory, data, model.
+    Trainer trainer(deck_, grid_);
+    prepare_folder(trainer);
+    resume(trainer);
+    if (trainer.completed() >= deck_.train.steps) {
+      say(fmt::format("step {} of {} is done already: nothing to do\n", trainer.completed(),
+                      deck_.train.steps));
+      return ExitCode::kDone;
+    }
+    // 3. Tell people.
+    matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
+    matmul_flops_ = comm::all_reduce(world(), matmul_flops_, comm::ReduceOp::kSum);
+    print_banner(trainer);
+    // 4. Train.
+    return loop(trainer);
+  }
+
+ private:
+  void say(const std::string& text) const {
+    if (!root()) return;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  void find_resume() {
+    std::string found;
+    comm::together(world(), [&] {
+      if (!root()) return;
+      if (deck_.checkpoint.resume == "none") {
+        if (folder_.holds_run()) {
+          folder_is_ours_ = false;
+          throw fail(ExitCode::kDeck,
+                     "run.output: {} already holds a run (legal: another folder, or "
+                     "checkpoint.resume = \"auto\", \"latest\" or a path)",
+                     deck_.run.output);
+        }
+        return;
+      }
+      const auto choice = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume);
+      for (const auto& message : choice.messages) say("warning: " + message + "\n");
+      if (choice.entry) found = choice.entry->path.string();
+    });
+    resume_from_ = comm::broadcast(world(), found, 0);
+  }
+
+  void prepare_folder(Trainer& trainer) {
+    const auto records = trainer.records();
+    comm::together(world(), [&] {
+      if (!root()) return;
+      io::require_space(folder_.checkpoints(), io::checkpoint_bytes(records));
+      folder_.write_deck(deck_.resolved);
+    });
+  }
+
+  void resume(Trainer& trainer) {
+    if (!resume_from_.empty()) {
+      io::CheckpointInfo info;
+      comm::together(world(), [&] {
+        info = io::read_checkpoint_info(resume_from_);
+        if (info.data_fingerprint != trainer.train_file().fingerprint()) {
+          throw fail(ExitCode::kCheckpoint,
+                     "{}: was trained on other data: fingerprint {}, but data.train = {} has {}",
+                     resume_from_, info.data_fingerprint, deck_.data.train,
+                     trainer.train_file().fingerprint());
+        }
+      });
+      io::load_checkpoint(grid_.communicator(), resume_from_, trainer.records());
+      trainer.loaded();
+      trainer.set_progress(info.step, info.next_sample);
+    }
+    comm::together(world(), [&] {
+      if (root()) {
+        metrics_ = std::make_unique<io::MetricsWriter>(folder_.metrics(), trainer.completed());
+      }
+    });
+  }
+
+  void print_banner(Trainer& trainer) {
+    Banner banner{
+        .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
+    banner.threads = static_cast<int>(deck_.run.threads);
+    banner.tensor_ranks_share_host = grid_.tensor_ranks_share_host();
+    banner.train_tokens = trainer.train_file().tokens();
+    banner.samples = (banner.train_tokens - 1) / deck_.train.seq;
+    banner.matmul_flops = matmul_flops_;
+    banner.resumed_from = resume_from_;
+    banner.resumed_step = trainer.completed();
+    say(banner_text(banner));
+  }
+
+  ExitCode loop(Trainer& trainer) {
+    const auto begin = Clock::now();
+    const auto steps = deck_.train.steps;
+    const auto stop_after = deck_.run.stop_after;
+    std::int64_t tokens = 0;
+    bool stopped = stop_after > 0 && trainer.completed() >= stop_after;
+    while (trainer.completed() < steps && !stopped) {
+      const auto result = trainer.step();
+      const auto step = result.step;
+      tokens += result.tokens;
+      stopped = stop_after > 0 && step >= stop_after && step < steps;
+      const bool last = step == steps;
+
+      record(result);
+      const auto every = deck_.train.eval_every;
+      if (trainer.has_validation() && (last || (every > 0 && step % every == 0))) {
+        evaluate(trainer);
+      }
+      const auto save_every = deck_.checkpoint.every;
+      if (last || stopped || (save_every > 0 && step % save_every == 0)) save(trainer);
+    }
+    say(fmt::format(
+        "{} at step {} of {}: {} tokens in {:.1f} s; metrics in {}, checkpoints in {}\n",
+        stopped ? "stopped" : "done", trainer.completed(), steps, count_text(tokens),
+        seconds_since(begin), folder_.metrics().string(), folder_.checkpoints().string()));
+    return stopped ? ExitCode::kStopped : ExitCode::kDone;
+  }
+
+  void record(const StepResult& r) {
+    const double flops = model::model_flops_per_token(deck_.model, deck_.train.seq) *
+                         static_cast<double>(r.tokens) / r.seconds;
+    const double mfu = matmul_flops_ > 0 ? flops / matmul_flops_ : NAN;
+    const auto peak = peak_bytes(world());
+    comm::together(world(), [&] {
+      if (!root()) return;
+      metrics_->write(fmt::format(
+          "{{\"step\": {}, \"loss\": {}, \"aux_loss\": 0, \"lr\": {}, \"grad_norm\": {}, "
+          "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}}}",
+          r.step, io::json_number(r.loss), io::json_number(r.lr), io::json_number(r.grad_norm),
+          r.tokens, io::json_number(r.seconds),
+          io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak));
+    });
+    const auto every = deck_.log.every;
+    if (every > 0 && (r.step % every == 0 || r.step == 1 || r.step == deck_.train.steps)) {
+      say(step_text({r, deck_.train.steps, std::isfinite(mfu) ? mfu : 0.0, peak}) + "\n");
+    }
+  }
+
+  void evaluate(Trainer& trainer) {
+    const auto begin = Clock::now();
+    const auto result = trainer.evaluate();
+    const double perplexity = std::exp(result.loss);
+    comm::together(world(), [&] {
+      if (!root()) return;
+      metrics_->write(fmt::format(
+          "{{\"step\": {}, \"valid_loss\": {}, \"valid_perplexity\": {}, \"valid_tokens\": {}, "
+          "\"eval_s\": {}}}",
+          trainer.completed(), io::json_number(result.loss), io::json_number(perplexity),
+          result.tokens, io::json_number(seconds_since(begin))));
+    });
+    say(fmt::format("valid at step {} | loss {:8.5f} | perplexity {:.2f} | {} tokens | {:.1f} s\n",
+                    trainer.completed(), result.loss, perplexity, count_text(result.tokens),
+                    seconds_since(begin)));
+  }
+
+  void save(Trainer& trainer) {
+    const auto begin = Clock::now();
+    io::CheckpointInfo info;
+    info.step = trainer.completed();
+    info.next_sample = trainer.next_sample();
+    info.data_fingerprint = trainer.train_file().fingerprint();
+    info.deck = deck_.resolved;
+    info.provenance = fmt::format(
+        "{{\"program\": \"pentagrid {}\", \"grid\": {}, \"ranks\": {}, \"host\": {}, "
+        "\"threads\": {}, \"seed\": {}, \"unix_time\": {}}}",
+        PG_VERSION, io::json_string(grid_.shape().text()), world().size(),
+        io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr));
+    const auto records = trainer.records();
+    const auto path =
+        io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);
+    comm::together(world(), [&] {
+      if (root()) io::prune_checkpoints(folder_.checkpoints(), deck_.checkpoint.keep, info.step);
+    });
+    say(fmt::format("saved {} | {} | {:.2f} s\n", path.string(),
+                    bytes_text(static_cast<double>(io::checkpoint_bytes(records))),
+                    seconds_since(begin)));
+  }
+
+  Deck deck_;
+  comm::ProcessGrid grid_;
+  io::RunFolder folder_;
+  std::unique_ptr<io::MetricsWriter> metrics_;
+  bool folder_is_ours_ = true;
+  std::string resume_from_;
+  double matmul_flops_ = 0;
+};
+
+}  // namespace
+
+ExitCode run_train(const Deck& deck, const comm::Communicator& world) {
+  Run run(deck, world);
+  try {
+    const auto code = run.run();
+    run.write_exit(code, code == ExitCode::kDone ? "done" : "stopped early, resumable");
+    return code;
+  } catch (const Error& error) {
+    run.write_exit(error.code(), error.what());
+    throw;
+  }
+}
+
+}  // namespace pg::app

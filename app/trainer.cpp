@@ -1,0 +1,152 @@
+#include "app/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "app/lr_schedule.h"
+#include "comm/agree.h"
+
+namespace pg::app {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Opens on every rank; a failure anywhere is everyone's.
+io::TokenFile open_tokens(comm::Group& world, const std::string& path, const char* key,
+                          std::int64_t vocab) {
+  std::optional<io::TokenFile> file;
+  comm::together(world, [&] {
+    file.emplace(path);
+    if (file->vocab() > vocab) {
+      throw fail(ExitCode::kDeck,
+                 "model.vocab: {} is less than the {} ids of {} = {} (legal: {} or more)", vocab,
+                 file->vocab(), key, path, file->vocab());
+    }
+  });
+  return std::move(*file);
+}
+
+model::AdamWConfig adamw_config(const OptimizerSection& o) {
+  return {o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
+}
+
+int batch_rank(const comm::ProcessGrid& grid) {
+  return grid.shape().index_in(grid.coord(), comm::kBatch);
+}
+
+}  // namespace
+
+Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
+    : deck_(deck),
+      grid_(grid),
+      train_file_(open_tokens(grid.world(), deck.data.train, "data.train", deck.model.vocab)),
+      kernels_(model::make_cpu_kernels(static_cast<int>(deck.run.threads))),
+      params_(model::ParamTable(deck.model), deck.run.precision),
+      model_(deck.model, params_, *kernels_, deck.run.seed),
+      arena_bytes_(model::activation_bytes(deck.model, deck.run.precision, deck.train.micro_batch,
+                                           deck.train.seq)),
+      arena_(arena_bytes_),
+      reducer_(params_, grid.dense_replicas()),
+      optimizer_(adamw_config(deck.optimizer), params_, *kernels_) {
+  const auto ranks = grid.shape().size(comm::kBatch);
+  const auto loader = [&](const io::TokenFile& file, bool shuffle) {
+    std::unique_ptr<BatchLoader> made;
+    comm::together(grid.world(), [&] {
+      const io::Sampler sampler(file.tokens(), deck.train.seq, deck.run.seed, shuffle);
+      if (!shuffle) valid_samples_ = sampler.samples();
+      made = std::make_unique<BatchLoader>(file, sampler, deck.train.seq, deck.train.micro_batch,
+                                           ranks, batch_rank(grid));
+    });
+    return made;
+  };
+  train_loader_ = loader(train_file_, /*shuffle=*/true);
+  if (!deck.data.valid.empty()) {
+    valid_file_.emplace(open_tokens(grid.world(), deck.data.valid, "data.valid", deck.model.vocab));
+    valid_loader_ = loader(*valid_file_, /*shuffle=*/false);
+  }
+  params_.initialise(deck.run.seed);
+}
+
+void Trainer::load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count) {
+  comm::together(grid_.world(), [&] { loader.load(first, count); });
+}
+
+StepResult Trainer::step() {
+  const auto begin = Clock::now();
+  StepResult result;
+  result.step = completed_ + 1;
+
+  // 1. The step's samples, and the number of tokens that its loss is a mean over.
+  const auto batch = deck_.train.global_batch;
+  load_batch(*train_loader_, next_sample_, batch);
+  result.tokens = train_loader_->counted_tokens(batch);
+  const double loss_scale = 1.0 / static_cast<double>(result.tokens);
+
+  // 2. Forward and backward of each micro-batch; gradients add up. The last one sends them off.
+  kernels_->fill_zero(params_.all_grads());
+  double loss_sum = 0.0;
+  const auto last = train_loader_->micro_batches() - 1;
+  for (std::int64_t micro = 0; micro <= last; ++micro) {
+    model::Transformer::PlaceDone place_done;
+    if (micro == last && !sabotage_.drop_gradient_reduction) {
+      place_done = [this](std::int64_t place) { reducer_.place_done(place); };
+    }
+    loss_sum +=
+        model_.forward_backward(arena_, train_loader_->micro(micro), loss_scale, place_done);
+  }
+  reducer_.finish();
+
+  // 3. The step's loss and gradient norm, the same on every rank.
+  loss_sum = comm::all_reduce(grid_.batch(), loss_sum, comm::ReduceOp::kSum);
+  result.loss = loss_sum * loss_scale;
+  result.grad_norm = optimizer_.grad_norm();
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    throw fail(ExitCode::kNumerical, "step {}: loss {} and gradient norm {} are not both finite",
+               result.step, result.loss, result.grad_norm);
+  }
+
+  // 4. The update.
+  result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
+  optimizer_.update(result.step, result.lr, result.grad_norm);
+  completed_ = result.step;
+  next_sample_ += batch;
+  result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  return result;
+}
+
+EvalResult Trainer::evaluate() {
+  PG_ASSERT(has_validation(), "data.valid is {}", deck_.data.valid);
+  const auto batch = deck_.train.global_batch;
+  const auto total = std::min(valid_samples_, deck_.train.eval_batches * batch);
+  EvalResult result;
+  double loss_sum = 0.0;
+  for (std::int64_t first = 0; first < total; first += batch) {
+    const auto count = std::min(batch, total - first);
+    load_batch(*valid_loader_, first, count);
+    for (std::int64_t micro = 0; micro < valid_loader_->micro_batches(); ++micro) {
+      loss_sum += model_.loss(arena_, valid_loader_->micro(micro));
+    }
+    result.tokens += valid_loader_->counted_tokens(count);
+  }
+  loss_sum = comm::all_reduce(grid_.batch(), loss_sum, comm::ReduceOp::kSum);
+  result.loss = loss_sum / static_cast<double>(result.tokens);
+  return result;
+}
+
+void Trainer::set_progress(std::int64_t completed, std::int64_t next_sample) {
+  completed_ = completed;
+  next_sample_ = next_sample;
+}
+
+std::vector<comm::TensorRecord> Trainer::records() const {
+  return params_.records(/*owner=*/grid_.root());
+}
+
+void Trainer::loaded() {
+  params_.round_weights();
+  kernels_->weights_changed();
+}
+
+}  // namespace pg::app

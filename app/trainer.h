@@ -1,0 +1,91 @@
+// Training on a live grid: the model, its data and the step. No files but the token files, no
+// console: so the parity tests run it in one process on any grid they like; app/train adds
+// checkpoints, metrics and people.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "app/batch_loader.h"
+#include "app/deck.h"
+#include "comm/process_grid.h"
+#include "model/optim/grad_reducer.h"
+#include "model/optim/optimizer.h"
+#include "model/transformer.h"
+
+namespace pg::app {
+
+struct StepResult {
+  std::int64_t step = 0;  // completed updates, this one included
+  double loss = 0;        // nats per counted token, before the update
+  double lr = 0, grad_norm = 0;
+  std::int64_t tokens = 0;  // counted, over all ranks
+  double seconds = 0;
+};
+
+struct EvalResult {
+  double loss = 0;
+  std::int64_t tokens = 0;
+};
+
+// What the negative controls break on purpose, to prove that the tests would notice.
+struct Sabotage {
+  bool drop_gradient_reduction = false;
+};
+
+class Trainer {
+ public:
+  // Everything is allocated here. `grid` must outlive it. Error(kData) when a token file cannot be
+  // used, Error(kDeck) when it does not fit the model: on all ranks alike.
+  Trainer(const Deck& deck, comm::ProcessGrid& grid);
+
+  // One update. Error(kNumerical) on all ranks when loss or gradient norm is not finite; the
+  // weights are then as before.
+  StepResult step();
+  // Validation loss over the first eval_batches global batches of data.valid (fewer when it is
+  // short), in file order. Needs has_validation().
+  EvalResult evaluate();
+  bool has_validation() const { return valid_loader_ != nullptr; }
+
+  // The cursor: both are zero in a fresh run and set after a load.
+  std::int64_t completed() const { return completed_; }
+  std::int64_t next_sample() const { return next_sample_; }
+  void set_progress(std::int64_t completed, std::int64_t next_sample);
+
+  model::ParamStore& params() { return params_; }
+  model::Kernels& kernels() { return *kernels_; }
+  // What a checkpoint holds of this rank.
+  std::vector<comm::TensorRecord> records() const;
+  // After a load into records(): the weights follow.
+  void loaded();
+
+  const io::TokenFile& train_file() const { return train_file_; }
+  std::size_t arena_bytes() const { return arena_bytes_; }
+  std::size_t arena_high_water() const { return arena_.high_water(); }
+  Sabotage& sabotage() { return sabotage_; }
+
+ private:
+  void load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count);
+
+  Deck deck_;
+  comm::ProcessGrid& grid_;
+  io::TokenFile train_file_;
+  std::optional<io::TokenFile> valid_file_;
+  std::unique_ptr<BatchLoader> train_loader_, valid_loader_;
+  std::int64_t valid_samples_ = 0;
+
+  std::unique_ptr<model::Kernels> kernels_;
+  model::ParamStore params_;
+  model::Transformer model_;
+  std::size_t arena_bytes_ = 0;
+  model::Arena arena_;
+  model::GradReducer reducer_;
+  model::Optimizer optimizer_;
+
+  std::int64_t completed_ = 0, next_sample_ = 0;
+  Sabotage sabotage_;
+};
+
+}  // namespace pg::app

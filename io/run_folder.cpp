@@ -1,0 +1,90 @@
+#include "io/run_folder.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "comm/error.h"
+#include "io/checkpoint.h"
+
+namespace pg::io {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+Error save_error(const fs::path& path, const char* operation) {
+  return fail(ExitCode::kSave, "{}: {}: {}", path.string(), operation, std::strerror(errno));
+}
+
+// Appears whole or not at all.
+void write_whole(const fs::path& path, const std::string& text) {
+  const fs::path temporary = path.string() + ".tmp";
+  {
+    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+    out << text;
+    out.flush();
+    if (!out) throw save_error(temporary, "cannot write");
+  }
+  std::error_code error;
+  fs::rename(temporary, path, error);
+  if (error) {
+    throw fail(ExitCode::kSave, "{}: cannot rename: {}", path.string(), error.message());
+  }
+}
+
+}  // namespace
+
+bool RunFolder::holds_run() const {
+  std::error_code error;
+  return fs::exists(metrics(), error) || !list_checkpoints(checkpoints()).empty();
+}
+
+void RunFolder::write_deck(const std::string& resolved) const {
+  write_whole(path_ / "deck.toml", resolved);
+}
+
+void RunFolder::write_exit(int code, const std::string& reason) const noexcept {
+  try {
+    write_whole(path_ / "exit.json",
+                fmt::format("{{\"code\": {}, \"reason\": {}}}\n", code, json_string(reason)));
+  } catch (...) {
+    // The exit code itself still tells.
+  }
+}
+
+MetricsWriter::MetricsWriter(const fs::path& path, std::int64_t after_step) : path_(path) {
+  if (std::ifstream in(path, std::ios::binary); in) {
+    std::string kept, line;
+    while (std::getline(in, line)) {
+      const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+      if (!record.is_object()) continue;
+      const auto step = record.find("step");
+      if (step != record.end() && step->is_number_integer() && step->get<std::int64_t>() > after_step) {
+        continue;
+      }
+      kept += line + "\n";
+    }
+    write_whole(path, kept);
+  }
+  file_.reset(std::fopen(path.c_str(), "ae"));
+  if (!file_) throw save_error(path, "cannot open for appending");
+}
+
+void MetricsWriter::write(const std::string& json) {
+  if (std::fputs((json + "\n").c_str(), file_.get()) < 0 || std::fflush(file_.get()) != 0) {
+    throw save_error(path_, "cannot append");
+  }
+}
+
+std::string json_number(double value) {
+  return std::isfinite(value) ? fmt::format("{:.17g}", value) : "null";
+}
+
+std::string json_string(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace pg::io

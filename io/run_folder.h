@@ -1,0 +1,53 @@
+// The output folder of a run: metrics.jsonl, deck.toml, exit.json and checkpoints/. One rank writes.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+namespace pg::io {
+
+class RunFolder {
+ public:
+  explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+  std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
+
+  // Whether a run has left records or checkpoints here.
+  bool holds_run() const;
+  void write_deck(const std::string& resolved) const;  // Error(kSave)
+  // Launchers mask exit codes: {"code": 75, "reason": "..."} stays. Never throws: it is written while
+  // failing.
+  void write_exit(int code, const std::string& reason) const noexcept;
+
+ private:
+  std::filesystem::path path_;
+};
+
+// metrics.jsonl: one JSON object a line, flushed line by line, so that a killed run keeps what it printed.
+class MetricsWriter {
+ public:
+  // Keeps the records up to and including `after_step` (a resume repeats what came later; a torn last line is
+  // dropped) and appends. Error(kSave) naming the file.
+  MetricsWriter(const std::filesystem::path& path, std::int64_t after_step);
+  // `json`: one object without a newline.
+  void write(const std::string& json);
+
+ private:
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::filesystem::path path_;
+  std::unique_ptr<std::FILE, Close> file_;
+};
+
+// A JSON number with 17 significant digits (a double's round trip); not-finite values are null.
+std::string json_number(double value);
+// A JSON string literal, quoted and escaped.
+std::string json_string(const std::string& text);
+
+}  // namespace pg::io

@@ -1,0 +1,22 @@
+#include "model/buffer.h"
+
+#include <sys/mman.h>
+
+#include "comm/error.h"
+
+namespace pg::model {
+
+Buffer::Buffer(std::size_t bytes, Kind kind) : bytes_(bytes) {
+  if (kind == Kind::kDry || bytes == 0) return;
+  // Anonymous pages are zero and cost nothing until touched.
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) throw fail(ExitCode::kBug, "out of memory: {} bytes refused", bytes);
+  madvise(data, bytes, MADV_HUGEPAGE);  // fewer TLB misses; where it is off, nothing is lost
+  data_ = data;
+}
+
+Buffer::~Buffer() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+}  // namespace pg::model

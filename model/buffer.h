@@ -1,0 +1,37 @@
+// Owned, zeroed, page-aligned host memory of a fixed size. A dry buffer has a size but no storage:
+// dry runs measure with it. Move-only.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+namespace pg::model {
+
+class Buffer {
+ public:
+  static constexpr std::size_t kAlignment = 64;
+  enum class Kind { kReal, kDry };
+
+  Buffer() = default;
+  Buffer(std::size_t bytes, Kind kind);  // Error(kBug) naming the size when memory is exhausted
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Buffer();
+
+  // Byte `offset`; null in a dry buffer.
+  void* at(std::size_t offset) const {
+    return data_ != nullptr ? static_cast<char*>(data_) + offset : nullptr;
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace pg::model

@@ -1,0 +1,172 @@
+#include <map>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "comm/error.h"
+#include "model/kernels/cpu/matmul.h"
+
+namespace pg::model {
+
+namespace {
+
+using Tag = dnnl::memory::format_tag;
+
+dnnl::memory::data_type onednn_type(DType type) {
+  PG_ASSERT(type == DType::kF32 || type == DType::kBF16, "{}", dtype_name(type));
+  return type == DType::kF32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+}
+
+// A stored matrix seen as [rows, cols] after an optional transposition.
+dnnl::memory::desc matrix(const TensorView& x, bool transpose) {
+  const auto type = onednn_type(x.dtype());
+  if (transpose) return {{x.dim(1), x.dim(0)}, type, dnnl::memory::dims{1, x.stride(0)}};
+  return {{x.dim(0), x.dim(1)}, type, dnnl::memory::dims{x.stride(0), 1}};
+}
+
+// What tells one primitive from another.
+using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, DType,
+                       DType, bool, bool, bool, bool>;
+
+struct Product {
+  dnnl::matmul primitive;
+  dnnl::memory::desc a, b, packed_b, c, bias;
+};
+
+struct Packed {
+  dnnl::memory::desc from;
+  dnnl::memory memory;
+  bool current = false;
+};
+
+}  // namespace
+
+struct MatmulEngine::Impl {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+  std::map<Key, Product> products;
+  std::unordered_map<const void*, std::vector<Packed>> packed;  // by the weight's address
+  std::vector<char> scratch;                                    // a packed operand of one call
+
+  Product make(const MatmulArgs& args) {
+    Product p;
+    p.a = matrix(args.a, args.transpose_a);
+    p.b = matrix(args.b, args.transpose_b);
+    p.c = matrix(args.c, false);
+    dnnl::primitive_attr attributes;
+    if (args.accumulate) {
+      dnnl::post_ops post;
+      post.append_sum(1.0F);
+      attributes.set_post_ops(post);
+    }
+    const auto dims = p.b.dims();
+    const dnnl::memory::desc any(dims, onednn_type(args.b.dtype()), Tag::any);
+    if (!args.bias.empty()) {
+      p.bias = {{1, args.bias.dim(0)}, onednn_type(args.bias.dtype()), Tag::ab};
+    }
+#if DNNL_VERSION_MAJOR >= 3
+    const dnnl::matmul::primitive_desc pd =
+        args.bias.empty() ? dnnl::matmul::primitive_desc(engine, p.a, any, p.c, attributes)
+                          : dnnl::matmul::primitive_desc(engine, p.a, any, p.bias, p.c, attributes);
+#else
+    const auto description = args.bias.empty() ? dnnl::matmul::desc(p.a, any, p.c)
+                                               : dnnl::matmul::desc(p.a, any, p.bias, p.c);
+    const dnnl::matmul::primitive_desc pd(description, attributes, engine);
+#endif
+    p.packed_b = pd.weights_desc();
+    p.primitive = dnnl::matmul(pd);
+    return p;
+  }
+
+  Product& product(const MatmulArgs& args) {
+    const Key key{args.c.dim(0),    args.c.dim(1),   p_inner(args),    args.a.stride(0),
+                  args.b.stride(0), args.a.dtype(),  args.c.dtype(),   args.transpose_a,
+                  args.transpose_b, args.accumulate, args.bias.empty()};
+    auto found = products.find(key);
+    if (found == products.end()) found = products.emplace(key, make(args)).first;
+    PG_ASSERT(args.c.stride(0) == args.c.dim(1), "strided result {}", args.c.text());
+    return found->second;
+  }
+
+  static std::int64_t p_inner(const MatmulArgs& args) {
+    return args.transpose_a ? args.a.dim(0) : args.a.dim(1);
+  }
+
+  void reorder(const Product& p, const MatmulArgs& args, dnnl::memory& to) {
+    dnnl::memory from(p.b, engine, args.b.raw());
+    dnnl::reorder(from, to).execute(stream, from, to);
+  }
+
+  dnnl::memory second_operand(const Product& p, const MatmulArgs& args) {
+    if (p.packed_b == p.b) return {p.b, engine, args.b.raw()};
+    if (!args.keep_packed) {
+      if (scratch.size() < p.packed_b.get_size()) scratch.resize(p.packed_b.get_size());
+      dnnl::memory packed_b(p.packed_b, engine, scratch.data());
+      reorder(p, args, packed_b);
+      return packed_b;
+    }
+    auto& copies = packed[args.b.raw()];
+    for (auto& copy : copies) {
+      if (copy.from != p.b || copy.memory.get_desc() != p.packed_b) continue;
+      if (!copy.current) reorder(p, args, copy.memory);
+      copy.current = true;
+      return copy.memory;
+    }
+    auto& copy = copies.emplace_back(Packed{p.b, dnnl::memory(p.packed_b, engine), true});
+    reorder(p, args, copy.memory);
+    return copy.memory;
+  }
+
+  void run(const MatmulArgs& args) {
+    auto& p = product(args);
+    std::unordered_map<int, dnnl::memory> operands{
+        {DNNL_ARG_SRC, {p.a, engine, args.a.raw()}},
+        {DNNL_ARG_WEIGHTS, second_operand(p, args)},
+        {DNNL_ARG_DST, {p.c, engine, args.c.raw()}},
+    };
+    if (!args.bias.empty()) {
+      operands.insert({DNNL_ARG_BIAS, dnnl::memory(p.bias, engine, args.bias.raw())});
+    }
+    p.primitive.execute(stream, operands);
+    stream.wait();
+  }
+};
+
+MatmulEngine::MatmulEngine() : impl_(std::make_unique<Impl>()) {}
+MatmulEngine::~MatmulEngine() = default;
+
+void MatmulEngine::run(const MatmulArgs& args) {
+  try {
+    if (args.a.dtype() == DType::kF64) {
+      matmul_f64(args);
+    } else {
+      impl_->run(args);
+    }
+  } catch (const dnnl::error& error) {
+    if (error.status == dnnl_unimplemented) {
+      throw fail(ExitCode::kDeck,
+                 "run.precision: this processor or oneDNN has no {} matrix product (legal here: "
+                 "fp32, fp64)",
+                 dtype_name(args.a.dtype()));
+    }
+    throw fail(ExitCode::kBug, "bug: oneDNN: {} for {} = {} x {}", error.what(), args.c.text(),
+               args.a.text(), args.b.text());
+  }
+}
+
+void MatmulEngine::forget_packed() {
+  for (auto& [address, copies] : impl_->packed) {
+    for (auto& copy : copies) copy.current = false;
+  }
+}
+
+std::size_t MatmulEngine::packed_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto& [address, copies] : impl_->packed) {
+    for (const auto& copy : copies) bytes += copy.memory.get_desc().get_size();
+  }
+  return bytes;
+}
+
+}  // namespace pg::model

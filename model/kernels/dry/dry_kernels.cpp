@@ -1,0 +1,56 @@
+// The backend of dry runs: it accepts every operation and touches no element, so that the layers'
+// own code can walk over views without storage and the arenas report their high-water marks.
+#include "model/kernels/kernels.h"
+
+namespace pg::model {
+
+namespace {
+
+using View = TensorView;
+
+class DryKernels final : public Kernels {
+ public:
+  Device device() const override { return Device::kCpu; }
+
+  void fill_zero(View) override {}
+  void copy(View, View) override {}
+  void add(View, View) override {}
+
+  void linear_forward(View, View, View, View) override {}
+  void linear_backward_input(View, View, View, bool) override {}
+  void linear_backward_weight(View, View, View, View) override {}
+  void weights_changed() override {}
+
+  void norm_forward(NormKind, View, View, View, View, View, View, View, double) override {}
+  void norm_backward(NormKind, View, View, View, View, View, View, View) override {}
+
+  void rope(View, View, double, bool) override {}
+  void attention_forward(View, View, View, View, View, const AttentionShape&,
+                         const Dropout&) override {}
+  void attention_backward(View, View, View, View, View, View, View, View, View,
+                          const AttentionShape&, const Dropout&) override {}
+
+  void swiglu_forward(View, View, View) override {}
+  void swiglu_backward(View, View, View, View, View) override {}
+  void gelu_forward(View, View) override {}
+  void gelu_backward(View, View, View) override {}
+
+  void dropout(View, const Dropout&) override {}
+
+  void embedding_forward(View, View, View, View, View) override {}
+  void embedding_backward(View, View, View, View, View) override {}
+
+  void cross_entropy(View, View, View, View, double) override {}
+
+  double sum(View) override { return 0.0; }
+  double sum_of_squares(View) override { return 0.0; }
+  void adamw(View, View, View, View, View, const AdamWStep&) override {}
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> make_dry_kernels() {
+  return std::make_unique<DryKernels>();
+}
+
+}  // namespace pg::model

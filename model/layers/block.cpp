@@ -1,0 +1,55 @@
+#include "model/layers/block.h"
+
+namespace pg::model {
+
+namespace {
+
+// The gradient of a branch is the stream's, through the branch's dropout; without dropout no copy
+// is made.
+TensorView branch_gradient(const LayerContext& ctx, TensorView dr, const std::string& site) {
+  const auto dropout = ctx.dropout(site);
+  if (dropout.rate == 0.0) return dr;
+  const auto dx = ctx.push(ctx.config.hidden);
+  ctx.kernels.copy(dx, dr);
+  ctx.kernels.dropout(dx, dropout);
+  return dx;
+}
+
+}  // namespace
+
+Block::Block(const ModelConfig& config, const ParamTable& table, std::int64_t index)
+    : name_(fmt::format("blocks.{}", index)),
+      attention_norm_(config, table, name_ + ".attention_norm"),
+      mlp_norm_(config, table, name_ + ".mlp_norm"),
+      attention_(config, table, name_ + ".attention"),
+      mlp_(config, table, name_ + ".mlp") {}
+
+Stream Block::forward(const LayerContext& ctx, Saved& saved, const Stream& stream,
+                      TensorView branch) const {
+  saved.attention_in = ctx.push(ctx.config.hidden);
+  saved.attention_norm = attention_norm_.forward(ctx, saved.attention_in, stream);
+  saved.attention = attention_.forward(ctx, branch, saved.attention_in);
+  ctx.kernels.dropout(branch, ctx.dropout(name_ + ".attention"));
+
+  saved.mlp_in = ctx.push(ctx.config.hidden);
+  saved.mlp_norm = mlp_norm_.forward(ctx, saved.mlp_in, {saved.attention_norm.residual, branch});
+  saved.mlp = mlp_.forward(ctx, branch, saved.mlp_in);
+  ctx.kernels.dropout(branch, ctx.dropout(name_ + ".mlp"));
+  return {saved.mlp_norm.residual, branch};
+}
+
+void Block::backward(const LayerContext& ctx, TensorView dr, const Saved& saved) const {
+  const auto half = [&](const char* site, const auto& layer, const auto& layer_saved,
+                        const Norm& norm, const Norm::Saved& norm_saved, TensorView in) {
+    const ArenaScope scope(ctx.arena);
+    const auto d_in = ctx.push(ctx.config.hidden);
+    const auto dy = branch_gradient(ctx, dr, name_ + site);
+    layer.backward(ctx, d_in, dy, in, layer_saved);
+    norm.backward(ctx, dr, d_in, norm_saved);
+  };
+  half(".mlp", mlp_, saved.mlp, mlp_norm_, saved.mlp_norm, saved.mlp_in);
+  half(".attention", attention_, saved.attention, attention_norm_, saved.attention_norm,
+       saved.attention_in);
+}
+
+}  // namespace pg::model

@@ -1,0 +1,38 @@
+// One pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "model/layers/attention.h"
+#include "model/layers/mlp.h"
+#include "model/layers/norm.h"
+
+namespace pg::model {
+
+class Block {
+ public:
+  Block(const ModelConfig& config, const ParamTable& table, std::int64_t index);
+
+  struct Saved {
+    Norm::Saved attention_norm, mlp_norm;
+    TensorView attention_in, mlp_in;  // [N, C], what the norms gave
+    Attention::Saved attention;
+    Mlp::Saved mlp;
+  };
+
+  // Takes the stream in and returns the stream out. Both branches are written to `branch`[N,C], one
+  // after the other: each is consumed by the next norm before the next is made.
+  Stream forward(const LayerContext& ctx, Saved& saved, const Stream& stream,
+                 TensorView branch) const;
+  // dr[N,C]: in, the gradient of the stream out; out, that of the stream in.
+  void backward(const LayerContext& ctx, TensorView dr, const Saved& saved) const;
+
+ private:
+  std::string name_;
+  Norm attention_norm_, mlp_norm_;
+  Attention attention_;
+  Mlp mlp_;
+};
+
+}  // namespace pg::model

@@ -1,0 +1,31 @@
+// RMSNorm or LayerNorm over the residual stream, with the pending addition fused in.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+
+#include "model/layers/context.h"
+
+namespace pg::model {
+
+class Norm {
+ public:
+  Norm(const ModelConfig& config, const ParamTable& table, const std::string& name);
+
+  // What backward needs: the summed residual and its statistics.
+  struct Saved {
+    TensorView residual, stats;
+  };
+
+  // y[N,C] = norm(stream.residual + stream.branch); pushes and returns the sum.
+  Saved forward(const LayerContext& ctx, TensorView y, const Stream& stream) const;
+  // dr[N,C] += the norm's gradient; the parameters' gradients are added.
+  void backward(const LayerContext& ctx, TensorView dr, TensorView dy, const Saved& saved) const;
+
+ private:
+  std::size_t gamma_;
+  std::optional<std::size_t> beta_;
+};
+
+}  // namespace pg::model

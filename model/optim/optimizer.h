@@ -1,0 +1,32 @@
+// AdamW over a parameter store: the clip norm over all gradients and one update.
+#pragma once
+
+#include <cstdint>
+
+#include "model/kernels/kernels.h"
+#include "model/param_store.h"
+
+namespace pg::model {
+
+struct AdamWConfig {
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+  double clip = 0.0;  // largest global gradient norm; 0: off
+};
+
+class Optimizer {
+ public:
+  Optimizer(const AdamWConfig& config, ParamStore& params, Kernels& kernels)
+      : config_(config), params_(params), kernels_(kernels) {}
+
+  // Root of the sum of squares over every logical gradient element, each counted once.
+  double grad_norm();
+  // One update with gradients scaled to at most `clip` (Pascanu et al. 2013). `step` counts from 1.
+  void update(std::int64_t step, double lr, double grad_norm);
+
+ private:
+  AdamWConfig config_;
+  ParamStore& params_;
+  Kernels& kernels_;
+};
+
+}  // namespace pg::model
