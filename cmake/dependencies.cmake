@@ -1,43 +1,90 @@
-# Everything Pentagrid links to, gathered in one target, pg::dependencies. A missing package ends
-# the configuration with a sentence on what brings it.
+# Everything Pentagrid links to, gathered in one target, pg::dependencies. All that is missing is
+# named at once, each with the Debian package and the cluster module that bring it.
 
 add_library(pg_dependencies INTERFACE)
 add_library(pg::dependencies ALIAS pg_dependencies)
 
-find_package(MPI REQUIRED COMPONENTS C)
-find_package(OpenMP REQUIRED COMPONENTS CXX)
-find_package(Threads REQUIRED)
-find_package(ZLIB REQUIRED)
+set(pg_missing "")
+# pg_need(CONDITION-VARIABLE what package hint)
+macro(pg_need found what package hint)
+  if(NOT ${found})
+    string(APPEND pg_missing "  ${what}\n    Debian: ${package}. Elsewhere: ${hint}.\n")
+  endif()
+endmacro()
+
+find_package(MPI QUIET COMPONENTS C)
+pg_need(MPI_C_FOUND "MPI (a C library and its mpicc)" "libopenmpi-dev openmpi-bin"
+  "load the MPI module, or set MPI_HOME")
+find_package(OpenMP QUIET COMPONENTS CXX)
+pg_need(OpenMP_CXX_FOUND "OpenMP in the C++ compiler" "g++"
+  "take a compiler that has it, by CXX=... or -DCMAKE_CXX_COMPILER=...")
+find_package(Threads QUIET)
+pg_need(Threads_FOUND "POSIX threads" "libc6-dev" "a C library with threads")
+find_package(ZLIB QUIET)
+pg_need(ZLIB_FOUND "zlib" "zlib1g-dev" "load the zlib module, or set ZLIB_ROOT")
+
 # oneDNN 2.6 (Debian 12) or 3.x. Not by its CMake package: Debian's asks for OpenCL's headers, which
 # only the GPU runtime needs. CMAKE_PREFIX_PATH or DNNL_ROOT point elsewhere.
 find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.hpp HINTS ${DNNL_ROOT} ENV DNNLROOT PATH_SUFFIXES include)
 find_library(DNNL_LIBRARY dnnl HINTS ${DNNL_ROOT} ENV DNNLROOT PATH_SUFFIXES lib lib64)
-if(NOT DNNL_INCLUDE_DIR OR NOT DNNL_LIBRARY)
-  message(FATAL_ERROR "oneDNN was not found. Debian: install libdnnl-dev; on a cluster load the "
-    "oneDNN (onednn, dnnl) module or set DNNL_ROOT.")
+if(DNNL_INCLUDE_DIR AND DNNL_LIBRARY)
+  set(pg_dnnl_found TRUE)
 endif()
-find_package(tomlplusplus CONFIG REQUIRED)
-find_package(CLI11 CONFIG REQUIRED)
-find_package(fmt CONFIG REQUIRED)
-find_package(spdlog CONFIG REQUIRED)
-find_package(nlohmann_json CONFIG REQUIRED)
+pg_need(pg_dnnl_found "oneDNN 2.6 or later" "libdnnl-dev"
+  "load the oneDNN (onednn, dnnl) module, or set DNNL_ROOT")
 
-find_package(PkgConfig REQUIRED)
-pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece)
-pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+find_package(tomlplusplus QUIET CONFIG)
+pg_need(tomlplusplus_FOUND "toml++ 3" "libtomlplusplus-dev" "set tomlplusplus_ROOT")
+find_package(CLI11 QUIET CONFIG)
+pg_need(CLI11_FOUND "CLI11 2" "libcli11-dev" "set CLI11_ROOT")
+find_package(fmt QUIET CONFIG)
+pg_need(fmt_FOUND "fmt 9 or later" "libfmt-dev" "load the fmt module, or set fmt_ROOT")
+find_package(spdlog QUIET CONFIG)
+pg_need(spdlog_FOUND "spdlog, built with that fmt" "libspdlog-dev"
+  "load the spdlog module, or set spdlog_ROOT")
+find_package(nlohmann_json QUIET CONFIG)
+pg_need(nlohmann_json_FOUND "nlohmann-json 3" "nlohmann-json3-dev"
+  "load the nlohmann-json module, or set nlohmann_json_ROOT")
+
+# These two bring no CMake package in Debian.
+find_package(PkgConfig QUIET)
+pg_need(PKG_CONFIG_FOUND "pkg-config (finds SentencePiece and xxHash)" "pkg-config"
+  "load the pkgconf module, or set PKG_CONFIG_EXECUTABLE")
+if(PKG_CONFIG_FOUND)
+  pkg_check_modules(sentencepiece QUIET IMPORTED_TARGET sentencepiece)
+  pkg_check_modules(xxhash QUIET IMPORTED_TARGET libxxhash)
+endif()
+pg_need(sentencepiece_FOUND "SentencePiece" "libsentencepiece-dev"
+  "set PKG_CONFIG_PATH to the folder of sentencepiece.pc")
+pg_need(xxhash_FOUND "xxHash 0.8" "libxxhash-dev"
+  "load the xxhash module, or set PKG_CONFIG_PATH to the folder of libxxhash.pc")
 
 # The parallel HDF5: FindHDF5 asks its compiler wrapper, and Debian installs several flavours.
 set(HDF5_PREFER_PARALLEL TRUE)
-find_package(HDF5 REQUIRED COMPONENTS C)
-if(NOT HDF5_IS_PARALLEL)
-  message(FATAL_ERROR "HDF5 at ${HDF5_INCLUDE_DIRS} is built without MPI. Debian: install "
-    "libhdf5-openmpi-dev; on a cluster load the parallel HDF5 module (hdf5-mpi, phdf5) or set "
-    "HDF5_ROOT to it.")
+find_package(HDF5 QUIET COMPONENTS C)
+set(pg_hdf5_what "parallel HDF5 1.10 or later")
+if(HDF5_FOUND AND NOT HDF5_IS_PARALLEL)
+  string(APPEND pg_hdf5_what " (the one at ${HDF5_INCLUDE_DIRS} is built without MPI)")
+endif()
+if(HDF5_FOUND AND HDF5_IS_PARALLEL)
+  set(pg_hdf5_found TRUE)
+endif()
+pg_need(pg_hdf5_found "${pg_hdf5_what}" "libhdf5-openmpi-dev"
+  "load the parallel HDF5 module (hdf5-mpi, phdf5), or set HDF5_ROOT to it")
+
+if(pg_missing)
+  message(FATAL_ERROR "Not found:\n${pg_missing}"
+    "On Debian and Ubuntu `make deps` installs all of it.")
 endif()
 
 target_include_directories(pg_dependencies SYSTEM INTERFACE
   ${HDF5_INCLUDE_DIRS} ${DNNL_INCLUDE_DIR})
 target_compile_definitions(pg_dependencies INTERFACE ${HDF5_DEFINITIONS} OMPI_SKIP_MPICXX)
+# At -O3, g++ 12 sees an overflow in fmt 9's fill character that is not there (fmt issue 2989), and an
+# overlap in std::string::insert (GCC bug 105651).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(pg_dependencies INTERFACE -Wno-stringop-overflow -Wno-restrict)
+endif()
 target_link_libraries(pg_dependencies INTERFACE
   MPI::MPI_C OpenMP::OpenMP_CXX Threads::Threads ZLIB::ZLIB ${DNNL_LIBRARY}
   tomlplusplus::tomlplusplus CLI11::CLI11 fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json

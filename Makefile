@@ -1,0 +1,53 @@
+# The front door: each target is one script; CMake does the building. `make` lists the targets.
+# Variables: TEXT="files or globs" (the text for `make run`), PG_DEPS=none (install no packages).
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help deps build run test test-full bench lint format asan clean
+MAKEFLAGS += --no-print-directory
+export TEXT PG_DEPS
+
+help:  # list the targets
+	@echo 'usage: make TARGET'
+	@awk -F ': .*# ' '/^[a-z-]+: .*# /{printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+deps:  # install the packages that are missing, for all the targets below
+	@scripts/install-deps.sh build run test lint
+
+build:  # build/pentagrid
+	@scripts/install-deps.sh build
+	@scripts/build.sh
+
+run:  # the quickstart: prepare text, train on 2 ranks, resume (TEXT="my/*.txt" for your own)
+	@scripts/install-deps.sh build run
+	@scripts/build.sh
+	@scripts/quickstart.sh
+
+test:  # build and run the tests (about 15 minutes on 2 cores)
+	@scripts/install-deps.sh build test
+	@scripts/build.sh --tests
+	@scripts/test.sh -LE full
+
+test-full:  # the same with the long ones (about an hour)
+	@scripts/install-deps.sh build test
+	@scripts/build.sh --tests
+	@scripts/test.sh
+
+bench:  # build and run the benchmarks
+	@scripts/install-deps.sh build test
+	@scripts/bench.sh
+
+lint:  # format, shell scripts, include directions, headers that compile alone, clang-tidy
+	@scripts/install-deps.sh build test lint
+	@scripts/lint.sh
+
+format:  # format the C++ files in place
+	@scripts/install-deps.sh lint
+	@scripts/format.sh
+
+asan:  # the tests under AddressSanitizer and UndefinedBehaviorSanitizer, in build/asan
+	@scripts/install-deps.sh build test
+	@scripts/build.sh --preset asan --tests
+	@scripts/test.sh --preset asan -LE full
+
+clean:  # remove build/ (runs/ stays)
+	@rm -rf build && echo 'clean      build/ is gone'

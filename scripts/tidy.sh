@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# scripts/tidy.sh [FILE.cpp...]
+# clang-tidy over these files, or over all that the build compiles. A file is skipped while neither
+# it nor any header nor .clang-tidy has changed since it was last found clean (stamps in build/tidy).
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+TIDY=$(command -v clang-tidy-14 || command -v clang-tidy) || die "clang-tidy is not installed"
+[[ -f build/compile_commands.json ]] || die "no build/compile_commands.json: run make build first"
+
+files=("$@")
+if ((${#files[@]} == 0)); then
+  # What CMake compiles, less what it generates.
+  mapfile -t files < <(sed -n "s|^ *\"file\": \"$root/\(.*\)\",*$|\1|p" \
+    build/compile_commands.json | grep -v '^build' | sort -u)
+fi
+mkdir -p build/tidy
+export TIDY stamp_of_headers=build/tidy/.headers
+
+# The time of the newest thing that any file's result depends on.
+mapfile -t headers < <(find comm model io app tests -name '*.h')
+for file in .clang-tidy scripts/tidy.sh "${headers[@]}"; do
+  [[ ! $file -nt $stamp_of_headers ]] || touch -r "$file" "$stamp_of_headers"
+done
+pending=()
+for file in "${files[@]}"; do
+  stamp=build/tidy/${file//\//__}.clean
+  if [[ ! -f $stamp || $file -nt $stamp || $stamp_of_headers -nt $stamp ]]; then
+    pending+=("$file")
+  fi
+done
+step clang-tidy "${#pending[@]} of ${#files[@]} files to check"
+((${#pending[@]} > 0)) || exit 0
+
+# shellcheck disable=SC2317  # called through xargs
+check() {  # FILE
+  local log=build/tidy/${1//\//__}.log
+  if "$TIDY" --quiet -p build "$1" >"$log" 2>&1; then
+    mv "$log" "${log%.log}.clean"
+    return 0
+  fi
+  return 1
+}
+export -f check
+rm -f build/tidy/*.log
+# shellcheck disable=SC2016  # $1 is the inner shell's
+printf '%s\0' "${pending[@]}" | xargs -0 -n 1 -P "$(cores)" bash -c 'check "$1"' check && exit 0
+
+# Every file that includes a header finds the same in it: print each finding once.
+awk -v root="$root/" '
+  FNR == 1 { show = 1 }
+  /^[0-9]+ warnings? (generated|treated)/ || /^Suppressed / { next }
+  /: (warning|error): / { show = !seen[$0]++ }
+  show {
+    if (index($0, root) == 1) $0 = substr($0, length(root) + 1)
+    print
+  }' build/tidy/*.log
+exit 1
