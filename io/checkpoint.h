@@ -7,15 +7,19 @@
 //   deck.toml       the resolved deck
 //   manifest.json   size and XXH3-128 of every byte of the files above, and its own digest
 //
-// Commit: everything is written under `.step-NNNNNNNNN.PID`, flushed, closed, fsynced (H5Fclose
-// does not), renamed to its final name, and the parent directory is fsynced. What has the final
-// name is complete; whether storage still returns it is what verify tells.
+// Commit: everything is written under `.step-NNNNNNNNN.PID`, closed, fsynced (H5Fclose does not),
+// read back for the manifest, renamed to its final name, and the parent directory is fsynced. What
+// has the final name is complete; whether storage still returns it is what verify tells.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <limits>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "comm/mpi_session.h"
@@ -29,6 +33,7 @@ struct CheckpointInfo {
   std::string data_fingerprint;  // of the training token file
   std::string deck;              // resolved deck, TOML
   std::string provenance;        // JSON object: program version, grid, hosts, date, seed, ...
+                                 // (comes back as compact JSON, keys in their order)
 };
 
 struct CheckpointEntry {
@@ -36,32 +41,59 @@ struct CheckpointEntry {
   std::filesystem::path path;
 };
 
-// Entries that carry a final name, newest (highest number) first. Foreign and unfinished ones are
-// skipped. A missing directory is an empty list.
+// Called on every rank as a save reaches each phase; a throw there is a failure of the save.
+//   "layout" "data" (before each tensor) "sync" "digest" "publish" (before the rename)
+//   "published" (after it, before the directory's fsync)
+using SaveObserver = std::function<void(std::string_view phase)>;
+
+// `step-000000900`; more digits from step 10^9 on.
+std::string checkpoint_name(std::int64_t step);
+// Entries that carry a final name, whatever they are, newest (highest number) first. Foreign and
+// unfinished ones are skipped. A missing directory is an empty list; an unreadable one is
+// Error(kCheckpoint).
 std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& directory);
 
-// Collective. Writes `<directory>/step-<info.step>`; each slab by its owner. Returns its path.
-// Error(kSave) on all ranks when any part failed on any rank; then no entry with the final name
-// exists and older ones are untouched. An existing entry of the same step is replaced.
+// Collective. Writes `<directory>/step-<info.step>`; each slab by its owner. Every rank passes all
+// tensors, in one order. Returns its path. Error(kSave) on all ranks when any part failed on any
+// rank; then no new entry with the final name exists and older ones are untouched. An existing
+// entry of the same step is replaced once the new one is complete.
 std::filesystem::path save_checkpoint(const comm::Communicator& world,
                                       const std::filesystem::path& directory,
                                       const CheckpointInfo& info,
-                                      std::span<const comm::TensorRecord> tensors);
+                                      std::span<const comm::TensorRecord> tensors,
+                                      const SaveObserver& observer = {});
 
 // Serial. Reads every byte and compares it with the manifest: Error(kCheckpoint) naming the file
-// and what is wrong.
-void verify_checkpoint(const std::filesystem::path& entry);
+// and what is wrong. Returns the names of files in the entry that the manifest does not know; they
+// do no harm.
+std::vector<std::string> verify_checkpoint(const std::filesystem::path& entry);
 // Serial. Small files only; verify first.
 CheckpointInfo read_checkpoint_info(const std::filesystem::path& entry);
+// Serial. The tensors an entry holds, by name, without slabs. Error(kCheckpoint).
+std::vector<comm::TensorRecord> read_checkpoint_tensors(const std::filesystem::path& entry);
 
 // Collective; verify first. Fills each slab of each record from the file. Error(kCheckpoint)
 // listing every tensor that is missing, superfluous, or of another shape or type.
 void load_checkpoint(const comm::Communicator& world, const std::filesystem::path& entry,
                      std::span<const comm::TensorRecord> tensors);
 
-// Bytes that save_checkpoint will write for these tensors (global shapes), within a few KiB.
+// What `checkpoint.resume` means for this directory.
+struct ResumeChoice {
+  std::optional<CheckpointEntry> entry;  // verified; nothing: a fresh start
+  std::vector<std::string> messages;     // for the banner: which entries were passed over, and why
+};
+// Serial. `resume` is "none", "auto", "latest" or the path of an entry. "auto" and "latest" take
+// the newest entry that verifies. Error(kCheckpoint) when entries exist and none verifies, when
+// none exists (except for "auto"), and when a given path does not verify.
+ResumeChoice find_checkpoint(const std::filesystem::path& directory, const std::string& resume);
+
+// At least the bytes that save_checkpoint writes for these tensors (global shapes), at most ~1 KiB
+// a tensor and some 100 KiB more.
 std::int64_t checkpoint_bytes(std::span<const comm::TensorRecord> tensors);
-// Removes all but the newest `keep` entries (0: none removed). Collective callers: rank 0 only.
-void prune_checkpoints(const std::filesystem::path& directory, std::int64_t keep);
+// Removes all but the newest `keep` entries (0: none removed) of step `last_saved` or below. Pass
+// the step just saved: newer entries are then damaged ones that a resume passed over, and counting
+// them would remove good ones in their favour. Error(kSave). Collective callers: rank 0 only.
+void prune_checkpoints(const std::filesystem::path& directory, std::int64_t keep,
+                       std::int64_t last_saved = std::numeric_limits<std::int64_t>::max());
 
 }  // namespace pg::io

@@ -1,7 +1,5 @@
 #include "model/tensor.h"
 
-#include <fmt/ranges.h>
-
 namespace pg::model {
 
 TensorView::TensorView(void* data, DType dtype, std::initializer_list<std::int64_t> shape,
@@ -34,8 +32,11 @@ bool TensorView::contiguous() const {
 }
 
 std::string TensorView::text() const {
-  return fmt::format("{}[{}]", dtype_name(dtype_),
-                     fmt::join(shape_.begin(), shape_.begin() + rank_, ", "));
+  std::string sizes;
+  for (int axis = 0; axis < rank_; ++axis) {
+    sizes += fmt::format("{}{}", axis == 0 ? "" : ", ", shape_[axis]);
+  }
+  return fmt::format("{}[{}]", dtype_name(dtype_), sizes);
 }
 
 TensorView TensorView::slice(int axis, std::int64_t begin, std::int64_t size) const {

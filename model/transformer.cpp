@@ -80,7 +80,8 @@ void Transformer::logits(Arena& arena, const MicroBatch& batch, TensorView logit
 
 double model_flops_per_token(const ModelConfig& config, std::int64_t seq) {
   double weights = 0.0;
-  for (const auto& spec : ParamTable(config).specs()) {
+  const ParamTable table(config);
+  for (const auto& spec : table.specs()) {
     // Tables that are only looked up do no products; a tied token table does, as the head.
     const bool lookup = spec.name == "embed.positions.weight" ||
                         (spec.name == "embed.tokens.weight" && !config.tie_embeddings);

@@ -35,6 +35,7 @@ struct Product {
 };
 
 struct Packed {
+  dnnl::memory::desc from;
   dnnl::memory memory;
   bool current = false;
 };
@@ -107,12 +108,12 @@ struct MatmulEngine::Impl {
     }
     auto& copies = packed[args.b.raw()];
     for (auto& copy : copies) {
-      if (copy.memory.get_desc() != p.packed_b) continue;
+      if (copy.from != p.b || copy.memory.get_desc() != p.packed_b) continue;
       if (!copy.current) reorder(p, args, copy.memory);
       copy.current = true;
       return copy.memory;
     }
-    auto& copy = copies.emplace_back(Packed{dnnl::memory(p.packed_b, engine), true});
+    auto& copy = copies.emplace_back(Packed{p.b, dnnl::memory(p.packed_b, engine), true});
     reorder(p, args, copy.memory);
     return copy.memory;
   }

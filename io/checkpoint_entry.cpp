@@ -1,0 +1,188 @@
+// Entries of a checkpoint directory: their names, their verification, their small files.
+#include "io/checkpoint_entry.h"
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "comm/agree.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_state.h"
+#include "io/files.h"
+#include "io/manifest.h"
+
+namespace pg::io {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kPrefix = "step-";
+constexpr const char* kRunFormat = "pentagrid run";
+constexpr int kRunVersion = 1;
+// A hostile small file may not fill memory.
+constexpr std::int64_t kSmallLimit = std::int64_t{64} << 20;
+
+std::optional<std::int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  std::int64_t step = -1;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
+  // One name a step: no other spelling of the same number.
+  if (error != std::errc() || stop != end || step < 0 || checkpoint_name(step) != name) {
+    return std::nullopt;
+  }
+  return step;
+}
+
+// The last name of a path, with or without a slash behind it.
+std::string last_name(const fs::path& path) {
+  const auto normal = path.lexically_normal();
+  return normal.has_filename() ? normal.filename().string()
+                               : normal.parent_path().filename().string();
+}
+
+Manifest read_manifest(const fs::path& entry) {
+  std::error_code error;
+  if (!fs::is_directory(entry, error)) {
+    throw fail(ExitCode::kCheckpoint, "{}: {}", entry.string(),
+               error || !fs::exists(entry, error) ? "no such checkpoint" : "not a directory");
+  }
+  const auto path = entry / kManifestName;
+  auto manifest =
+      parse_manifest(read_small(path, kSmallLimit, ExitCode::kCheckpoint), path.string());
+  std::vector<std::string> names;
+  for (const auto& file : manifest.files) names.push_back(file.name);
+  if (names != entry_files()) {
+    throw fail(ExitCode::kCheckpoint, "{}: lists the files {}, not {}", path.string(),
+               joined(names), joined(entry_files()));
+  }
+  const auto named = step_of(last_name(entry));
+  if (named && *named != manifest.step) {
+    throw fail(ExitCode::kCheckpoint, "{}: is of step {}: the entry was renamed", path.string(),
+               manifest.step);
+  }
+  return manifest;
+}
+
+}  // namespace
+
+std::vector<std::string> entry_files() {
+  return {kDeckName, kRunName, kStateName};
+}
+
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("{}{:09}", kPrefix, step);
+}
+
+std::vector<CheckpointEntry> list_checkpoints(const fs::path& directory) {
+  std::vector<CheckpointEntry> entries;
+  try {
+    if (!fs::exists(directory)) return entries;
+    for (const auto& item : fs::directory_iterator(directory)) {
+      const auto step = step_of(item.path().filename().string());
+      if (step) entries.push_back({*step, item.path()});
+    }
+  } catch (const fs::filesystem_error& error) {
+    throw fail(ExitCode::kCheckpoint, "{}: cannot be listed: {}", directory.string(),
+               error.code().message());
+  }
+  std::sort(entries.begin(), entries.end(),
+            [](const auto& a, const auto& b) { return a.step > b.step; });
+  return entries;
+}
+
+std::vector<std::string> verify_checkpoint(const fs::path& entry) {
+  const auto manifest = read_manifest(entry);
+  // Sizes first: they tell a truncated file at once.
+  for (const auto& file : manifest.files) {
+    const auto path = entry / file.name;
+    const auto size = regular_file_size(path, ExitCode::kCheckpoint);
+    if (size != file.bytes) {
+      throw fail(ExitCode::kCheckpoint, "{}: damaged: has {}, the manifest says {}", path.string(),
+                 readable_bytes(size), readable_bytes(file.bytes));
+    }
+  }
+  for (const auto& file : manifest.files) {
+    const auto path = entry / file.name;
+    const auto digest = digest_of_file(path, ExitCode::kCheckpoint);
+    if (digest != file.digest) {
+      throw fail(ExitCode::kCheckpoint, "{}: damaged: its XXH3-128 is {}, the manifest says {}",
+                 path.string(), digest, file.digest);
+    }
+  }
+  std::vector<std::string> strays;
+  const auto known = entry_files();
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(entry, error)) {
+    const auto name = item.path().filename().string();
+    if (name != kManifestName && std::find(known.begin(), known.end(), name) == known.end()) {
+      strays.push_back(name);
+    }
+  }
+  std::sort(strays.begin(), strays.end());
+  return strays;
+}
+
+std::string render_run(const CheckpointInfo& info) {
+  Json provenance = Json::object();
+  if (!info.provenance.empty()) {
+    provenance = Json::parse(info.provenance, nullptr, /*allow_exceptions=*/false);
+  }
+  PG_ASSERT(provenance.is_object(), "provenance {}", info.provenance);
+  const Json run = {{"format", kRunFormat},
+                    {"version", kRunVersion},
+                    {"step", info.step},
+                    {"next_sample", info.next_sample},
+                    {"data_fingerprint", info.data_fingerprint},
+                    {"provenance", provenance}};
+  return run.dump(2) + "\n";
+}
+
+CheckpointInfo read_checkpoint_info(const fs::path& entry) {
+  const auto path = entry / kRunName;
+  CheckpointInfo info;
+  try {
+    const auto run = Json::parse(read_small(path, kSmallLimit, ExitCode::kCheckpoint));
+    if (run.at("format") != kRunFormat || run.at("version") != kRunVersion) {
+      throw fail(ExitCode::kCheckpoint, "{}: its format is not {} {}", path.string(), kRunFormat,
+                 kRunVersion);
+    }
+    if (!run.at("step").is_number_integer() || !run.at("next_sample").is_number_integer() ||
+        !run.at("provenance").is_object()) {
+      throw fail(ExitCode::kCheckpoint, "{}: a value is of another type", path.string());
+    }
+    info.step = run.at("step").get<std::int64_t>();
+    info.next_sample = run.at("next_sample").get<std::int64_t>();
+    info.data_fingerprint = run.at("data_fingerprint").get<std::string>();
+    info.provenance = run.at("provenance").dump();
+  } catch (const Json::exception& error) {
+    throw fail(ExitCode::kCheckpoint, "{}: {}", path.string(), error.what());
+  }
+  if (info.step < 0 || info.next_sample < 0) {
+    throw fail(ExitCode::kCheckpoint, "{}: step {} and next_sample {} must not be negative",
+               path.string(), info.step, info.next_sample);
+  }
+  info.deck = read_small(entry / kDeckName, kSmallLimit, ExitCode::kCheckpoint);
+  return info;
+}
+
+std::vector<comm::TensorRecord> read_checkpoint_tensors(const fs::path& entry) {
+  return list_state(entry / kStateName);
+}
+
+void load_checkpoint(const comm::Communicator& world, const fs::path& entry,
+                     std::span<const comm::TensorRecord> tensors) {
+  const auto group = world.size() == 1 ? comm::make_self_group("checkpoint")
+                                       : comm::make_mpi_group(world, "checkpoint");
+  comm::together(*group, [&] {
+    if (group->rank() == 0) {
+      compare_tensors(entry / kStateName, read_checkpoint_tensors(entry), tensors);
+    }
+  });
+  // No collective call inside: a rank that fails to read keeps nobody waiting.
+  comm::together(*group, [&] { read_state(entry / kStateName, tensors); });
+}
+
+}  // namespace pg::io

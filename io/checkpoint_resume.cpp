@@ -1,0 +1,97 @@
+// Which checkpoint a run goes on from, and which ones it drops: see io/checkpoint.h.
+#include <unistd.h>
+
+#include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/manifest.h"
+
+namespace pg::io {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::int64_t unfinished_saves(const fs::path& directory) {
+  std::int64_t count = 0;
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(directory, error)) {
+    count += item.path().filename().string().starts_with(".step-");
+  }
+  return count;
+}
+
+ResumeChoice explicit_checkpoint(const fs::path& entry) {
+  ResumeChoice choice;
+  for (const auto& stray : verify_checkpoint(entry)) {
+    choice.messages.push_back(fmt::format("{}: foreign file, ignored", (entry / stray).string()));
+  }
+  choice.entry = CheckpointEntry{read_checkpoint_info(entry).step, entry};
+  return choice;
+}
+
+ResumeChoice newest_checkpoint(const fs::path& directory, bool fresh_start_allowed) {
+  ResumeChoice choice;
+  const auto entries = list_checkpoints(directory);
+  for (const auto& entry : entries) {
+    try {
+      auto found = explicit_checkpoint(entry.path);
+      choice.entry = found.entry;
+      choice.messages.insert(choice.messages.end(), found.messages.begin(), found.messages.end());
+      break;
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::kCheckpoint) throw;
+      choice.messages.push_back(
+          fmt::format("{} passed over: {}", entry.path.filename().string(), error.what()));
+    }
+  }
+  const auto unfinished = unfinished_saves(directory);
+  if (unfinished > 0) {
+    choice.messages.push_back(
+        fmt::format("{}: {} unfinished saves (.step-*), ignored", directory.string(), unfinished));
+  }
+  if (choice.entry) return choice;
+  if (!entries.empty()) {
+    throw fail(ExitCode::kCheckpoint, "{}: none of its {} checkpoints is intact: {}",
+               directory.string(), entries.size(), joined(choice.messages, "; "));
+  }
+  if (!fresh_start_allowed) {
+    throw fail(ExitCode::kCheckpoint,
+               "{}: holds no checkpoint to resume from (checkpoint.resume = \"auto\" would start "
+               "afresh)",
+               directory.string());
+  }
+  return choice;
+}
+
+}  // namespace
+
+ResumeChoice find_checkpoint(const fs::path& directory, const std::string& resume) {
+  if (resume == "none") return {};
+  if (resume == "auto") return newest_checkpoint(directory, true);
+  if (resume == "latest") return newest_checkpoint(directory, false);
+  return explicit_checkpoint(resume);
+}
+
+void prune_checkpoints(const fs::path& directory, std::int64_t keep, std::int64_t last_saved) {
+  if (keep <= 0) return;
+  std::int64_t kept = 0;
+  for (const auto& entry : list_checkpoints(directory)) {
+    if (entry.step > last_saved) continue;
+    if (kept < keep) {
+      ++kept;
+      continue;
+    }
+    // Out of sight first: a crash half-way leaves no half-empty entry behind.
+    const auto hidden =
+        directory / fmt::format(".{}.{}.pruned", checkpoint_name(entry.step), ::getpid());
+    std::error_code error;
+    fs::rename(entry.path, hidden, error);
+    if (!error) fs::remove_all(hidden, error);
+    if (error) {
+      throw fail(ExitCode::kSave, "{}: cannot be removed: {}", entry.path.string(),
+                 error.message());
+    }
+  }
+}
+
+}  // namespace pg::io

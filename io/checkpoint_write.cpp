@@ -1,0 +1,245 @@
+// Laying out state.h5 and writing it: see io/checkpoint_state.h.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "comm/agree.h"
+#include "comm/mpi_internal.h"
+#include "io/checkpoint_format.h"
+#include "io/checkpoint_state.h"
+#include "io/files.h"
+
+namespace pg::io {
+
+using comm::TensorRecord;
+using h5::Handle;
+using h5::Place;
+
+Handle select_in_file(const Place& place, hid_t dataset, const Transfer* transfer) {
+  Handle space(place, H5Dget_space(dataset), H5Sclose, "H5Dget_space");
+  h5::check(place, H5Sselect_none(space.id()), "H5Sselect_none");
+  if (transfer == nullptr) return space;
+  for (const auto& slab : transfer->slabs) {
+    const auto offset = dims_of(slab.offset), extent = dims_of(slab.extent);
+    const auto how = &slab == &transfer->slabs.front() ? H5S_SELECT_SET : H5S_SELECT_OR;
+    h5::check(place,
+              H5Sselect_hyperslab(space.id(), how, offset.data(), nullptr, extent.data(), nullptr),
+              "H5Sselect_hyperslab");
+  }
+  return space;
+}
+
+Handle memory_space(const Place& place, const Transfer* transfer) {
+  const hsize_t elements = transfer == nullptr ? 1 : static_cast<hsize_t>(transfer->elements);
+  Handle space(place, H5Screate_simple(1, &elements, nullptr), H5Sclose, "H5Screate_simple");
+  if (transfer == nullptr) h5::check(place, H5Sselect_none(space.id()), "H5Sselect_none");
+  return space;
+}
+
+namespace {
+
+// Whole pages for large tensors, so that ranks rarely share one.
+constexpr hsize_t kAlignFrom = hsize_t{1} << 20, kAlignTo = 4096;
+
+std::size_t metadata_block(std::size_t tensors) {
+  return std::bit_ceil(std::size_t{2048} + 512 * tensors);
+}
+
+void create_dataset(const Place& place, hid_t group, const TensorRecord& tensor) {
+  PG_ASSERT(!tensor.shape.empty() && tensor.shape.size() <= H5S_MAX_RANK && tensor.elements() > 0,
+            "{}: {} axes, {} elements", tensor.name, tensor.shape.size(), tensor.elements());
+  PG_ASSERT(!tensor.name.empty() && tensor.name != "." && tensor.name != ".." &&
+                tensor.name.find('/') == std::string::npos,
+            "tensor name '{}'", tensor.name);
+  const Handle options(place, H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "H5Pcreate");
+  h5::check(place, H5Pset_layout(options.id(), H5D_CONTIGUOUS), "H5Pset_layout");
+  h5::check(place, H5Pset_alloc_time(options.id(), H5D_ALLOC_TIME_EARLY), "H5Pset_alloc_time");
+  h5::check(place, H5Pset_fill_time(options.id(), H5D_FILL_TIME_NEVER), "H5Pset_fill_time");
+  h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
+  const auto dims = dims_of(tensor.shape);
+  const Handle space(place, H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr),
+                     H5Sclose, "H5Screate_simple");
+  const auto type = h5::storage_type(tensor.dtype);
+  const Handle dataset(place,
+                       H5Dcreate2(group, tensor.name.c_str(), type, space.id(), H5P_DEFAULT,
+                                  options.id(), H5P_DEFAULT),
+                       H5Dclose, "creating dataset " + tensor.name);
+  h5::write_text_attribute(place, dataset.id(), kDtypeAttribute, dtype_name(tensor.dtype));
+}
+
+void create_file(const Place& place, std::span<const TensorRecord> tensors) {
+  const auto access = h5::file_access(place);
+  h5::check(place, H5Pset_alignment(access.id(), kAlignFrom, kAlignTo), "H5Pset_alignment");
+  h5::check(place, H5Pset_meta_block_size(access.id(), metadata_block(tensors.size())),
+            "H5Pset_meta_block_size");
+  Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id()),
+              H5Fclose, "H5Fcreate");
+  h5::write_text_attribute(place, file.id(), kFormatAttribute, kStateFormat);
+  {
+    const Handle options(place, H5Pcreate(H5P_GROUP_CREATE), H5Pclose, "H5Pcreate");
+    h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
+    const Handle group(place,
+                       H5Gcreate2(file.id(), kTensorGroup, H5P_DEFAULT, options.id(), H5P_DEFAULT),
+                       H5Gclose, "H5Gcreate2");
+    for (const auto& tensor : tensors) create_dataset(place, group.id(), tensor);
+  }
+  file.close(place, "H5Fclose");
+}
+
+// Disk blocks for the whole file now, where the file system can promise them.
+void reserve_blocks(const Place& place, std::int64_t size) {
+  const int fd = ::open(place.path.c_str(), O_RDWR | O_CLOEXEC);
+  const int opened = errno;
+  const int status = fd < 0 ? -1 : ::fallocate(fd, 0, 0, size);
+  const int reason = fd < 0 ? opened : errno;
+  if (fd >= 0) ::close(fd);
+  if (status == 0 || reason == EOPNOTSUPP || reason == ENOSYS) return;
+  throw fail(place.code, "{}: reserving {} failed: {}", place.path.string(), readable_bytes(size),
+             std::strerror(reason));
+}
+
+// Opens the file on all ranks or on none. A file open on some ranks only cannot be closed (closing
+// is collective): then the job must end.
+Handle open_to_write(const Place& place, const comm::Communicator& world, comm::Group& group) {
+  Handle file;
+  std::exception_ptr failure;
+  try {
+    const auto access = h5::file_access(place);
+    h5::check(place, H5Pset_fapl_mpio(access.id(), comm::mpi::handle(world), MPI_INFO_NULL),
+              "H5Pset_fapl_mpio");
+    h5::check(place, H5Pset_all_coll_metadata_ops(access.id(), true),
+              "H5Pset_all_coll_metadata_ops");
+    h5::check(place, H5Pset_coll_metadata_write(access.id(), true), "H5Pset_coll_metadata_write");
+    file = Handle(place, H5Fopen(place.path.c_str(), H5F_ACC_RDWR, access.id()), H5Fclose,
+                  "H5Fopen with MPI-IO");
+  } catch (const Error&) {
+    failure = std::current_exception();
+  }
+  const auto opened = comm::all_reduce(group, std::int64_t{file ? 1 : 0}, comm::ReduceOp::kSum);
+  if (opened != 0 && opened != group.size()) {
+    if (group.rank() == 0) {
+      fmt::print(stderr, "pentagrid: {}: opened by {} of {} ranks only; the save cannot go on\n",
+                 place.path.string(), opened, group.size());
+    }
+    comm::abort_job(static_cast<int>(ExitCode::kSave));
+  }
+  comm::together(group, [&] {
+    if (failure) std::rethrow_exception(failure);
+  });
+  return file;
+}
+
+void check_owners(comm::Group& group, std::span<const TensorRecord> tensors) {
+  std::vector<std::int64_t> owned(tensors.size(), 0);
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    for (const auto& slab : tensors[t].slabs) {
+      if (slab.owner) owned[t] += slab_elements(slab);
+    }
+  }
+  group.all_reduce({owned.data(), owned.size(), DType::kI64}, comm::ReduceOp::kSum).wait();
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    PG_ASSERT(owned[t] == tensors[t].elements(), "{}: owners hold {} elements of {}",
+              tensors[t].name, owned[t], tensors[t].elements());
+  }
+}
+
+std::vector<Transfer> owned_transfers(const TensorRecord& tensor) {
+  std::vector<comm::Slab> owned;
+  for (const auto& slab : tensor.slabs) {
+    if (slab.owner) owned.push_back(slab);
+  }
+  return plan_transfers(tensor, owned, kTransferBytes);
+}
+
+const void* gather(const Transfer& transfer, std::size_t element_bytes,
+                   std::vector<char>& staging) {
+  if (transfer.slabs.size() == 1) return transfer.slabs.front().data;
+  staging.resize(static_cast<std::size_t>(transfer.elements) * element_bytes);
+  std::size_t at = 0;
+  for (const auto& slab : transfer.slabs) {
+    const auto bytes = static_cast<std::size_t>(slab_elements(slab)) * element_bytes;
+    std::memcpy(staging.data() + at, slab.data, bytes);
+    at += bytes;
+  }
+  return staging.data();
+}
+
+}  // namespace
+
+std::int64_t lay_out_state(const std::filesystem::path& path,
+                           std::span<const TensorRecord> tensors) {
+  const h5::Quiet quiet;
+  const Place place{path, ExitCode::kSave};
+  create_file(place, tensors);
+  const auto size = regular_file_size(path, place.code);
+  reserve_blocks(place, size);
+  return size;
+}
+
+void write_state(const comm::Communicator& world, comm::Group& group,
+                 const std::filesystem::path& path, std::span<const TensorRecord> tensors,
+                 const std::function<void()>& before_tensor) {
+  const h5::Quiet quiet;
+  const Place place{path, ExitCode::kSave};
+  check_owners(group, tensors);
+  std::vector<std::vector<Transfer>> mine(tensors.size());
+  std::vector<std::int64_t> rounds(tensors.size());
+  comm::together(group, [&] {
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+      mine[t] = owned_transfers(tensors[t]);
+      rounds[t] = static_cast<std::int64_t>(mine[t].size());
+    }
+  });
+  group.all_reduce({rounds.data(), rounds.size(), DType::kI64}, comm::ReduceOp::kMax).wait();
+
+  Handle file = open_to_write(place, world, group);
+  Handle collective;
+  comm::together(group, [&] {
+    collective = Handle(place, H5Pcreate(H5P_DATASET_XFER), H5Pclose, "H5Pcreate");
+    h5::check(place, H5Pset_dxpl_mpio(collective.id(), H5FD_MPIO_COLLECTIVE), "H5Pset_dxpl_mpio");
+  });
+
+  std::vector<char> staging;
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    const auto& tensor = tensors[t];
+    const auto name = fmt::format("{}/{}", kTensorGroup, tensor.name);
+    comm::together(group, before_tensor);
+    Handle dataset;
+    comm::together(group, [&] {
+      dataset = Handle(place, H5Dopen2(file.id(), name.c_str(), H5P_DEFAULT), H5Dclose, "H5Dopen");
+    });
+    for (std::size_t round = 0; round < static_cast<std::size_t>(rounds[t]); ++round) {
+      const Transfer* transfer = round < mine[t].size() ? &mine[t][round] : nullptr;
+      // Every rank reaches the write, with nothing selected when it has nothing; so a failure
+      // inside it leaves no rank behind.
+      comm::together(group, [&] {
+        const auto in_file = select_in_file(place, dataset.id(), transfer);
+        const auto in_memory = memory_space(place, transfer);
+        const void* data =
+            transfer == nullptr ? nullptr : gather(*transfer, dtype_size(tensor.dtype), staging);
+        h5::check(place,
+                  H5Dwrite(dataset.id(), h5::storage_type(tensor.dtype), in_memory.id(),
+                           in_file.id(), collective.id(), data),
+                  "writing " + tensor.name);
+      });
+    }
+  }
+  comm::together(group, [&] { file.close(place, "H5Fclose"); });
+}
+
+std::int64_t state_bytes(std::span<const TensorRecord> tensors) {
+  // Measured with HDF5 1.10: a dataset costs its header (about 300 bytes) and a link; the file
+  // about 3 KiB; metadata comes in blocks.
+  auto bytes = static_cast<std::int64_t>(2 * metadata_block(tensors.size())) + 4096;
+  for (const auto& tensor : tensors) {
+    const auto data = tensor.elements() * static_cast<std::int64_t>(dtype_size(tensor.dtype));
+    bytes += data + 512 + static_cast<std::int64_t>(tensor.name.size());
+    if (data >= static_cast<std::int64_t>(kAlignFrom)) bytes += static_cast<std::int64_t>(kAlignTo);
+  }
+  return bytes;
+}
+
+}  // namespace pg::io

@@ -1,0 +1,164 @@
+#include "io/raw_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace pg::io {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+Error file_error(ExitCode code, const fs::path& path, std::string_view operation) {
+  return fail(code, "{}: cannot {}: {}", path.string(), operation, std::strerror(errno));
+}
+
+fs::path directory_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+}  // namespace
+
+RawFile::RawFile(int fd, fs::path path, ExitCode code)
+    : fd_(fd), path_(std::move(path)), code_(code) {}
+
+RawFile::RawFile(RawFile&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), code_(other.code_) {}
+
+RawFile& RawFile::operator=(RawFile&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(path_, other.path_);
+  std::swap(code_, other.code_);
+  return *this;
+}
+
+RawFile::~RawFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+RawFile RawFile::open(const fs::path& path, ExitCode code) {
+  // Without O_NONBLOCK a pipe would wait here for its writer.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) throw file_error(code, path, "open");
+  RawFile file(fd, path, code);
+  struct stat status;
+  if (::fstat(fd, &status) != 0) throw file.failed("stat");
+  if (!S_ISREG(status.st_mode)) throw fail(code, "{}: not a regular file", path.string());
+  return file;
+}
+
+RawFile RawFile::create(const fs::path& path, ExitCode code) {
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) throw file_error(code, path, "create");
+  return RawFile(fd, path, code);
+}
+
+RawFile RawFile::scratch(const fs::path& path, ExitCode code) {
+  auto name = (directory_of(path) / fmt::format(".{}.XXXXXX", path.filename().string())).string();
+  const int fd = ::mkostemp(name.data(), O_CLOEXEC);
+  if (fd < 0) throw file_error(code, path, "create a scratch file beside it");
+  ::unlink(name.c_str());
+  return RawFile(fd, path, code);
+}
+
+Error RawFile::failed(std::string_view operation) const {
+  return file_error(code_, path_, operation);
+}
+
+std::int64_t RawFile::size() const {
+  struct stat status;
+  if (::fstat(fd_, &status) != 0) throw failed("stat");
+  return status.st_size;
+}
+
+std::size_t RawFile::read_at(std::int64_t offset, void* data, std::size_t bytes) const {
+  std::size_t done = 0;
+  while (done < bytes) {
+    const auto got = ::pread(fd_, static_cast<char*>(data) + done, bytes - done,
+                             static_cast<off_t>(offset + static_cast<std::int64_t>(done)));
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      throw failed(fmt::format("read at byte {}", offset + static_cast<std::int64_t>(done)));
+    }
+    if (got == 0) break;
+    done += static_cast<std::size_t>(got);
+  }
+  return done;
+}
+
+void RawFile::append(const void* data, std::size_t bytes) {
+  std::size_t done = 0;
+  while (done < bytes) {
+    const auto put = ::write(fd_, static_cast<const char*>(data) + done, bytes - done);
+    if (put < 0) {
+      if (errno == EINTR) continue;
+      throw failed("write");
+    }
+    done += static_cast<std::size_t>(put);
+  }
+}
+
+void RawFile::sync() {
+  if (::fsync(fd_) != 0) throw failed("fsync");
+}
+
+void RawFile::close() {
+  if (::close(std::exchange(fd_, -1)) != 0) throw failed("close");
+}
+
+fs::path temporary_name(const fs::path& path) {
+  return directory_of(path) / fmt::format(".{}.tmp-{}", path.filename().string(), ::getpid());
+}
+
+void commit_file(const fs::path& temporary, const fs::path& path) {
+  RawFile::open(temporary, ExitCode::kSave).sync();
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    throw file_error(ExitCode::kSave, path, "rename to it");
+  }
+  const auto directory = directory_of(path);
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) throw file_error(ExitCode::kSave, directory, "open");
+  RawFile(fd, directory, ExitCode::kSave).sync();
+}
+
+void make_parents(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(directory_of(path), error);
+  if (error) {
+    throw fail(ExitCode::kSave, "{}: cannot make the directory: {}", directory_of(path).string(),
+               error.message());
+  }
+}
+
+void write_file(const fs::path& path, std::string_view contents) {
+  make_parents(path);
+  const auto temporary = temporary_name(path);
+  try {
+    auto file = RawFile::create(temporary, ExitCode::kSave);
+    file.append(contents.data(), contents.size());
+    file.close();
+    commit_file(temporary, path);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+std::string read_file(const fs::path& path, std::int64_t limit) {
+  const auto file = RawFile::open(path, ExitCode::kData);
+  const auto bytes = file.size();
+  if (bytes > limit) {
+    throw fail(ExitCode::kData, "{}: {} bytes, more than the {} that it may have", path.string(),
+               bytes, limit);
+  }
+  std::string contents(static_cast<std::size_t>(bytes), '\0');
+  contents.resize(file.read_at(0, contents.data(), contents.size()));
+  return contents;
+}
+
+}  // namespace pg::io

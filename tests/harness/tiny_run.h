@@ -1,0 +1,48 @@
+// Tiny decks over made-up token files, and training them in-process on any communicator: what the
+// parity, restart and trainer tests share.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "app/trainer.h"
+#include "comm/mpi_session.h"
+
+namespace pg::testing {
+
+// A folder that only this test program uses, the same on all its ranks, emptied at first use.
+std::filesystem::path scratch_folder(const std::string& name);
+
+// A token file of `tokens` ids below `vocab` with learnable structure (each id tends to follow from
+// the one before), made by rank 0 of `world`; the others wait.
+std::filesystem::path make_tokens(const comm::Communicator& world, const std::string& name,
+                                  std::int64_t tokens, std::int64_t vocab, std::int64_t seed);
+
+// Llama-style: RMSNorm, rotary, SwiGLU, 6 query heads on 2 KV heads; odd sizes. GPT-2-style:
+// LayerNorm, learned positions, GELU, biases, dropout 0.1, tied. Both 2 layers deep, vocabulary 61,
+// seq 12.
+app::Deck llama_deck(const std::filesystem::path& tokens, DType precision);
+app::Deck gpt2_deck(const std::filesystem::path& tokens, DType precision);
+
+struct Trace {
+  std::vector<double> losses, grad_norms;
+  // Gradients of the first step by parameter, as they enter the optimizer (summed over replicas).
+  std::map<std::string, std::vector<double>> first_gradients;
+  std::map<std::string, std::vector<double>> weights;  // exact, after the last step
+};
+
+std::map<std::string, std::vector<double>> exact_weights(app::Trainer& trainer);
+
+// Trains `deck` for `steps` steps on the grid that fits `world`. Collective over `world`.
+Trace train(const comm::Communicator& world, const app::Deck& deck, std::int64_t steps,
+            const app::Sabotage& sabotage = {});
+
+// Relative Frobenius distance |a - b| / max(|b|, floor).
+double deviation(const std::vector<double>& a, const std::vector<double>& b, double floor = 0.0);
+double norm(const std::vector<double>& x);
+
+}  // namespace pg::testing

@@ -1,0 +1,52 @@
+#include "parity.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace pg::testing {
+
+Trace one_rank(app::Deck deck, std::int64_t steps) {
+  deck.grid = {};
+  return train(comm::Communicator::self(), deck, steps);
+}
+
+ParityResult compare(const app::Deck& deck, const GridCase& grid_case, const Trace& reference,
+                     const ParityBounds& bounds, const app::Sabotage& sabotage) {
+  const auto world = comm::Communicator::world();
+  const bool inside = world.rank() < grid_case.ranks;
+  const auto part = world.split(inside ? 0 : -1, world.rank());
+  ParityResult result;
+  if (inside) {
+    auto on_grid = deck;
+    on_grid.grid = grid_case.grid;
+    const auto steps = static_cast<std::int64_t>(reference.losses.size());
+    const auto trace = train(part, on_grid, steps, sabotage);
+
+    double largest = 0;
+    for (const auto& [name, gradient] : reference.first_gradients) {
+      largest = std::max(largest, norm(gradient));
+    }
+    for (const auto& [name, gradient] : reference.first_gradients) {
+      const double d =
+          deviation(trace.first_gradients.at(name), gradient, bounds.gradient_floor * largest);
+      if (!(d <= result.worst_gradient)) {
+        result.worst_gradient = d;
+        result.worst_parameter = name;
+      }
+    }
+    for (std::size_t i = 0; i < reference.losses.size(); ++i) {
+      const double d = std::abs(trace.losses[i] - reference.losses[i]) / reference.losses[i];
+      if (!(d <= result.worst_loss)) {
+        result.worst_loss = d;
+        result.worst_step = static_cast<std::int64_t>(i) + 1;
+      }
+    }
+  }
+  // Ranks outside take part in nothing; all need one verdict.
+  const auto group = comm::make_mpi_group(world, "parity");
+  result.worst_gradient = comm::all_reduce(*group, result.worst_gradient, comm::ReduceOp::kMax);
+  result.worst_loss = comm::all_reduce(*group, result.worst_loss, comm::ReduceOp::kMax);
+  return result;
+}
+
+}  // namespace pg::testing

@@ -1,0 +1,42 @@
+// The parity harness: one deck on a list of grids against the same deck on one rank. Later axes add
+// grids and cases here, not another harness.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "harness/tiny_run.h"
+
+namespace pg::testing {
+
+struct GridCase {
+  std::string name;  // "dp2"
+  app::GridSection grid;
+  int ranks = 1;
+};
+
+struct ParityBounds {
+  double gradient = 0;        // relative Frobenius, each parameter of the first step
+  double gradient_floor = 0;  // of the largest gradient's norm: below it only noise is compared
+  double loss = 0;            // relative, each step
+};
+
+struct ParityResult {
+  double worst_gradient = 0, worst_loss = 0;
+  std::string worst_parameter;
+  std::int64_t worst_step = 0;
+  bool within(const ParityBounds& bounds) const {
+    return worst_gradient <= bounds.gradient && worst_loss <= bounds.loss;
+  }
+};
+
+// Collective over MPI_COMM_WORLD: the first case.ranks ranks train on the grid, every rank computes
+// the reference by itself, and all return the same comparison (ranks outside the grid get rank
+// 0's).
+ParityResult compare(const app::Deck& deck, const GridCase& grid_case, const Trace& reference,
+                     const ParityBounds& bounds, const app::Sabotage& sabotage = {});
+
+// The reference: the deck on one rank.
+Trace one_rank(app::Deck deck, std::int64_t steps);
+
+}  // namespace pg::testing
