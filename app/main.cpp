@@ -11,6 +11,7 @@
 #include "app/check.h"
 #include "app/cli.h"
 #include "app/help.h"
+#include "app/prepare.h"
 #include "app/schema.h"
 #include "app/train.h"
 #include "comm/error.h"
@@ -27,6 +28,11 @@ int train(const Invocation& call, comm::Group* world) {
   const auto deck =
       app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
   return static_cast<int>(app::run_train(deck, comm::Communicator::world()));
+}
+
+int prepare(const Invocation& call, comm::Group*) {
+  return app::run_prepare(
+      app::read_deck(nullptr, call.deck, call.overrides, Purpose::kPrepare, call.ranks));
 }
 
 int check(const Invocation& call, comm::Group*) {
@@ -48,6 +54,7 @@ const Command kCommands[] = {
     {"train", "train a model; under mpirun or srun", Command::Takes::kDeck, true, train},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
      Command::Takes::kDeckAndRanks, false, check},
+    {"prepare", "text -> tokenizer -> HDF5 token files", Command::Takes::kDeck, false, prepare},
     {"help", "the deck's keys with types, defaults, units and meaning", Command::Takes::kSection,
      false, help},
 };
