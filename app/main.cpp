@@ -50,8 +50,14 @@ int help(const Invocation& call, comm::Group*) {
   return 0;
 }
 
+int prepare(const Invocation& call, comm::Group*) {
+  return app::run_prepare(app::read_deck(nullptr, call.deck, call.overrides, Purpose::kPrepare, 0));
+}
+
 const Command kCommands[] = {
     {"train", "train a model; under mpirun or srun", Command::Takes::kDeck, true, train},
+    {"prepare", "text files to a tokenizer and HDF5 token files", Command::Takes::kDeck, false,
+     prepare},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
      Command::Takes::kDeckAndRanks, false, check},
     {"prepare", "text -> tokenizer -> HDF5 token files", Command::Takes::kDeck, false, prepare},
