@@ -30,11 +30,6 @@ int train(const Invocation& call, comm::Group* world) {
   return static_cast<int>(app::run_train(deck, comm::Communicator::world()));
 }
 
-int prepare(const Invocation& call, comm::Group*) {
-  return app::run_prepare(
-      app::read_deck(nullptr, call.deck, call.overrides, Purpose::kPrepare, call.ranks));
-}
-
 int check(const Invocation& call, comm::Group*) {
   const auto deck = app::read_deck(nullptr, call.deck, call.overrides, Purpose::kCheck, call.ranks);
   const int ranks = call.ranks > 0 ? call.ranks : app::least_ranks(deck);
@@ -60,7 +55,6 @@ const Command kCommands[] = {
      prepare},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
      Command::Takes::kDeckAndRanks, false, check},
-    {"prepare", "text -> tokenizer -> HDF5 token files", Command::Takes::kDeck, false, prepare},
     {"help", "the deck's keys with types, defaults, units and meaning", Command::Takes::kSection,
      false, help},
 };
