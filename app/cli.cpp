@@ -82,7 +82,7 @@ CommandLine parse_command_line(std::span<const Command> commands, int argc,
     line.command = nullptr;
   } catch (const CLI::Success&) {  // --help, of the program or of a command
     const auto used = app.get_subcommands();
-    line.text = used.empty() ? app.help() : used.front()->help();
+    line.text = used.empty() ? app.help() : used.front()->help(app.get_name());
     line.command = nullptr;
   } catch (const CLI::ParseError& error) {
     throw fail(ExitCode::kDeck, "{} (see pentagrid {}{}--help)", io::one_line(error.what()),

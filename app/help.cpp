@@ -77,7 +77,7 @@ std::string row(const SchemaKey& key) {
   pad_to(line, kLegalAt);
   line += legal_cell(key.spec);
   line.resize(line.find_last_not_of(' ') + 1);
-  return line + "\n" + wrapped(key.spec.doc, kTypeAt);
+  return fmt::format("{}\n{}", line, wrapped(key.spec.doc, kTypeAt));
 }
 
 std::string title(const SchemaSection& section, std::size_t width) {
@@ -97,7 +97,7 @@ std::string section_text(const SchemaSection& section) {
       keys += row(key);
     }
   }
-  std::string out = title(section, 0) + "\n";
+  auto out = fmt::format("{}\n", title(section, 0));
   if (!keys.empty()) {
     std::string head = "  key";
     pad_to(head, kTypeAt);
@@ -109,8 +109,8 @@ std::string section_text(const SchemaSection& section) {
   }
   if (!section.notes.empty()) out += fmt::format("\n{}\n", section.notes);
   if (!reserved.empty()) {
-    out += "\n" +
-           wrapped(fmt::format("Reserved for later versions: {}.", io::comma_list(reserved)), 0);
+    const auto list = fmt::format("Reserved for later versions: {}.", io::comma_list(reserved));
+    out += fmt::format("\n{}", wrapped(list, 0));
   }
   return out;
 }

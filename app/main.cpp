@@ -11,6 +11,7 @@
 #include "app/check.h"
 #include "app/cli.h"
 #include "app/help.h"
+#include "app/prepare.h"
 #include "app/schema.h"
 #include "app/train.h"
 #include "comm/error.h"
@@ -44,8 +45,14 @@ int help(const Invocation& call, comm::Group*) {
   return 0;
 }
 
+int prepare(const Invocation& call, comm::Group*) {
+  return app::run_prepare(app::read_deck(nullptr, call.deck, call.overrides, Purpose::kPrepare, 0));
+}
+
 const Command kCommands[] = {
     {"train", "train a model; under mpirun or srun", Command::Takes::kDeck, true, train},
+    {"prepare", "text files to a tokenizer and HDF5 token files", Command::Takes::kDeck, false,
+     prepare},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
      Command::Takes::kDeckAndRanks, false, check},
     {"help", "the deck's keys with types, defaults, units and meaning", Command::Takes::kSection,

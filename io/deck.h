@@ -33,15 +33,15 @@ struct KeyRange {
 
 // One key of the deck. An empty string or array counts as not set.
 struct KeySpec {
-  std::string section, key;
+  std::string section{}, key{};
   KeyType type = KeyType::kInt;
-  std::optional<DeckValue> fallback;  // none: the reader's owner requires or derives it
-  std::string fallback_text;          // shown instead of `fallback` when that is derived
-  KeyRange range;                     // of integers and floats
-  std::vector<std::string> choices;
-  std::vector<std::string> later;  // choices that this version refuses
-  bool reserved = false;           // for a later version: only `fallback` is legal
-  std::string unit, doc;
+  std::optional<DeckValue> fallback{};  // none: the reader's owner requires or derives it
+  std::string fallback_text{};          // shown instead of `fallback` when that is derived
+  KeyRange range{};                     // of integers and floats
+  std::vector<std::string> choices{};
+  std::vector<std::string> later{};  // choices that this version refuses
+  bool reserved = false;             // for a later version: only `fallback` is legal
+  std::string unit{}, doc{};
 
   std::string name() const { return section + "." + key; }
   bool accepts(const DeckValue& value) const;  // of the right type, within range and choices
