@@ -48,17 +48,23 @@ std::size_t metadata_block(std::size_t tensors) {
   return std::bit_ceil(std::size_t{2048} + 512 * tensors);
 }
 
+// Creation options without the time of day: the same state is the same bytes.
+Handle untimed(const Place& place, hid_t what) {
+  Handle options(place, H5Pcreate(what), H5Pclose, "H5Pcreate");
+  h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
+  return options;
+}
+
 void create_dataset(const Place& place, hid_t group, const TensorRecord& tensor) {
   PG_ASSERT(!tensor.shape.empty() && tensor.shape.size() <= H5S_MAX_RANK && tensor.elements() > 0,
             "{}: {} axes, {} elements", tensor.name, tensor.shape.size(), tensor.elements());
   PG_ASSERT(!tensor.name.empty() && tensor.name != "." && tensor.name != ".." &&
                 tensor.name.find('/') == std::string::npos,
             "tensor name '{}'", tensor.name);
-  const Handle options(place, H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "H5Pcreate");
+  const auto options = untimed(place, H5P_DATASET_CREATE);
   h5::check(place, H5Pset_layout(options.id(), H5D_CONTIGUOUS), "H5Pset_layout");
   h5::check(place, H5Pset_alloc_time(options.id(), H5D_ALLOC_TIME_EARLY), "H5Pset_alloc_time");
   h5::check(place, H5Pset_fill_time(options.id(), H5D_FILL_TIME_NEVER), "H5Pset_fill_time");
-  h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
   const auto dims = dims_of(tensor.shape);
   const Handle space(place, H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr),
                      H5Sclose, "H5Screate_simple");
@@ -75,15 +81,15 @@ void create_file(const Place& place, std::span<const TensorRecord> tensors) {
   h5::check(place, H5Pset_alignment(access.id(), kAlignFrom, kAlignTo), "H5Pset_alignment");
   h5::check(place, H5Pset_meta_block_size(access.id(), metadata_block(tensors.size())),
             "H5Pset_meta_block_size");
-  Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id()),
+  const auto options = untimed(place, H5P_FILE_CREATE);
+  Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, options.id(), access.id()),
               H5Fclose, "H5Fcreate");
   h5::write_text_attribute(place, file.id(), kFormatAttribute, kStateFormat);
   {
-    const Handle options(place, H5Pcreate(H5P_GROUP_CREATE), H5Pclose, "H5Pcreate");
-    h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
-    const Handle group(place,
-                       H5Gcreate2(file.id(), kTensorGroup, H5P_DEFAULT, options.id(), H5P_DEFAULT),
-                       H5Gclose, "H5Gcreate2");
+    const auto group_options = untimed(place, H5P_GROUP_CREATE);
+    const Handle group(
+        place, H5Gcreate2(file.id(), kTensorGroup, H5P_DEFAULT, group_options.id(), H5P_DEFAULT),
+        H5Gclose, "H5Gcreate2");
     for (const auto& tensor : tensors) create_dataset(place, group.id(), tensor);
   }
   file.close(place, "H5Fclose");
