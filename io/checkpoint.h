@@ -1,8 +1,9 @@
 // Checkpoints: the logical state of a run in a directory entry `step-NNNNNNNNN` that any grid can
 // load.
 //
-//   state.h5        parallel HDF5 (libver latest), one dataset a tensor (global, unfused), written
-//                   collectively; contiguous layout only
+//   state.h5        parallel HDF5 (libver latest), one contiguous dataset a tensor (global,
+//   unfused),
+//                   written by all ranks together
 //   run.json        step, cursor, dataset fingerprint, provenance
 //   deck.toml       the resolved deck
 //   manifest.json   size and XXH3-128 of every byte of the files above, and its own digest
