@@ -21,7 +21,7 @@ struct Banner {
   std::int64_t train_tokens = 0, samples = 0;
   double matmul_flops = 0;  // of all ranks together, measured; 0: not measured
   std::int64_t resumed_step = 0;
-  std::string resumed_from;
+  std::string resumed_from = {};
 };
 
 std::string banner_text(const Banner& banner);

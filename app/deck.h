@@ -21,29 +21,35 @@ struct RunSection {
   DType precision = DType::kF32;
   std::int64_t threads = 0;     // per rank; 0: OMP_NUM_THREADS, else cores / ranks on this host
   std::int64_t stop_after = 0;  // 0: not set
+  bool operator==(const RunSection&) const = default;
 };
 
 struct GridSection {
   std::int64_t dp = 0, tp = 1, pp = 1, ep = 1, cp = 1;  // dp 0: what is left of the ranks
   std::int64_t zero = 0;
   bool sequence_parallel = false;
+  bool operator==(const GridSection&) const = default;
 };
 
 struct DataSection {
   std::string train, valid;       // HDF5 token files; valid may be empty
   std::vector<std::string> text;  // files and globs for `prepare`
   std::string tokenizer;          // "bytes", or the SentencePiece .model (made when missing)
+  bool operator==(const DataSection&) const = default;
 };
 
 struct TrainSection {
   std::int64_t steps = 0, seq = 0, global_batch = 0, micro_batch = 0;
   std::int64_t eval_every = 0;    // 0: only at the end, when data.valid is set
   std::int64_t eval_batches = 0;  // global batches an evaluation reads
+  bool operator==(const TrainSection&) const = default;
 };
 
 struct OptimizerSection {
+  std::string kind;  // "adamw"
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
   double clip = 0;  // 0: off
+  bool operator==(const OptimizerSection&) const = default;
 };
 
 struct ScheduleSection {
@@ -51,16 +57,19 @@ struct ScheduleSection {
   std::int64_t warmup = 0;
   double min_lr = 0;
   std::int64_t decay = 0;  // wsd: length of the final decay, in steps
+  bool operator==(const ScheduleSection&) const = default;
 };
 
 struct CheckpointSection {
   std::int64_t every = 0;  // 0: only on a stop
   std::int64_t keep = 0;   // 0: all
   std::string resume;      // "none" | "auto" | "latest" | path
+  bool operator==(const CheckpointSection&) const = default;
 };
 
 struct LogSection {
   std::int64_t every = 0;
+  bool operator==(const LogSection&) const = default;
 };
 
 struct Deck {
@@ -75,12 +84,16 @@ struct Deck {
   LogSection log;
 
   // The same deck as canonical TOML with every key, defaults included: what a run stores and
-  // prints.
+  // prints. Reading it again gives an equal Deck.
   std::string resolved;
+
+  bool operator==(const Deck&) const = default;
 };
 
 // The grid for `ranks` ranks: fills in dp = 0. Error kDeck naming grid.* when the product is not
 // `ranks`.
 comm::GridShape grid_of(const Deck& deck, int ranks);
+// What is wrong with `grid` on `ranks` ranks, with the legal values of dp; empty when nothing is.
+std::string grid_problem(const GridSection& grid, int ranks);
 
 }  // namespace pg::app

@@ -1,14 +1,115 @@
+// The executable: MPI, command, run, exit code.
 #include <fmt/format.h>
-#include <hdf5.h>
-#include <sentencepiece_processor.h>
-#include <spdlog/spdlog.h>
-#include <toml++/toml.h>
-#include <xxhash.h>
-#include <CLI/CLI.hpp>
-#include <dnnl.hpp>
-#include <nlohmann/json.hpp>
-int main() {
-  MPI_Init(nullptr, nullptr);
-  fmt::print("{} {}\n", H5_VERSION, dnnl_version()->major);
-  MPI_Finalize();
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string_view>
+
+#include "app/check.h"
+#include "app/cli.h"
+#include "app/help.h"
+#include "app/prepare.h"
+#include "app/schema.h"
+#include "app/train.h"
+#include "comm/error.h"
+#include "comm/mpi_session.h"
+
+namespace {
+
+using namespace pg;
+using app::Command;
+using app::Invocation;
+using app::Purpose;
+
+int train(const Invocation& call, comm::Group* world) {
+  const auto deck =
+      app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
+  return static_cast<int>(app::run_train(deck, comm::Communicator::world()));
+}
+
+int check(const Invocation& call, comm::Group*) {
+  const auto deck = app::read_deck(nullptr, call.deck, call.overrides, Purpose::kCheck, call.ranks);
+  const int ranks = call.ranks > 0 ? call.ranks : app::least_ranks(deck);
+  fmt::print("{}", app::check_report(deck, ranks));
+  for (const auto& sentence : app::missing_files(deck)) {
+    fmt::print(stderr, "pentagrid: warning: {}\n", sentence);
+  }
+  return 0;
+}
+
+int help(const Invocation& call, comm::Group*) {
+  fmt::print("{}", app::help_text(call.operand));
+  return 0;
+}
+
+int prepare(const Invocation& call, comm::Group*) {
+  return app::run_prepare(app::read_deck(nullptr, call.deck, call.overrides, Purpose::kPrepare, 0));
+}
+
+const Command kCommands[] = {
+    {"train", "train a model; under mpirun or srun", Command::Takes::kDeck, true, train},
+    {"prepare", "text files to a tokenizer and HDF5 token files", Command::Takes::kDeck, false,
+     prepare},
+    {"check", "validate a deck; print it resolved, the grid and bytes per rank",
+     Command::Takes::kDeckAndRanks, false, check},
+    {"help", "the deck's keys with types, defaults, units and meaning", Command::Takes::kSection,
+     false, help},
+};
+
+// Each line of a message is one of possibly many things that are wrong.
+void print_error(std::string_view message) {
+  while (!message.empty()) {
+    const auto line = message.substr(0, message.find('\n'));
+    fmt::print(stderr, "pentagrid: error: {}\n", line);
+    message.remove_prefix(std::min(line.size() + 1, message.size()));
+  }
+}
+
+// Commands throw most failures on all ranks at once, and rank 0 speaks for them. A bug or a failed
+// communication may be this rank's alone: it speaks for itself and ends the job.
+int report(const std::string& message, ExitCode code, comm::Group* world) {
+  const int exit_code = static_cast<int>(code);
+  const bool alone = code == ExitCode::kBug || code == ExitCode::kComm;
+  if (world && world->size() > 1 && alone) {
+    print_error(fmt::format("rank {} ({}): {}", world->rank(), comm::host_name(), message));
+    comm::abort_job(exit_code);
+  }
+  if (!world || world->rank() == 0) print_error(message);
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::optional<comm::MpiSession> mpi;
+  std::unique_ptr<comm::Group> world;
+  try {
+    // 1. MPI, for the commands that run on many ranks. The others do the work once, whatever
+    //    number of them a launcher starts.
+    if (app::needs_mpi(kCommands, argc, argv)) {
+      mpi.emplace(argc, argv);
+      world = comm::make_mpi_group(comm::Communicator::world(), "world");
+    } else if (app::launcher_rank() > 0) {
+      return 0;
+    }
+
+    // 2. The command.
+    const auto line = app::parse_command_line(kCommands, argc, argv);
+    if (!line.command) {
+      if (!world || world->rank() == 0) fmt::print("{}", line.text);
+      return 0;
+    }
+
+    // 3. Run it; 4. its exit code is ours.
+    return line.command->run(line.call, world.get());
+  } catch (const Error& error) {
+    return report(error.what(), error.code(), world.get());
+  } catch (const std::bad_alloc&) {
+    return report("out of memory", ExitCode::kBug, world.get());
+  } catch (const std::exception& error) {
+    return report(fmt::format("bug: {}", error.what()), ExitCode::kBug, world.get());
+  }
 }

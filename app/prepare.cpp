@@ -24,8 +24,8 @@ constexpr std::size_t kSampleBytes = std::size_t{8} << 20;  // that a tokenizer 
 // "12.3 MB": decimal, as disks are sold and file managers count.
 std::string bytes_text(std::int64_t bytes) {
   if (bytes < 10'000) return fmt::format("{} bytes", bytes);
-  if (bytes < 10'000'000) return fmt::format("{:.1f} kB", static_cast<double>(bytes) * 1e-3);
-  if (bytes < 10'000'000'000) return fmt::format("{:.1f} MB", static_cast<double>(bytes) * 1e-6);
+  if (bytes < 1'000'000) return fmt::format("{:.1f} kB", static_cast<double>(bytes) * 1e-3);
+  if (bytes < 1'000'000'000) return fmt::format("{:.1f} MB", static_cast<double>(bytes) * 1e-6);
   return fmt::format("{:.1f} GB", static_cast<double>(bytes) * 1e-9);
 }
 

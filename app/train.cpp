@@ -14,6 +14,7 @@
 #include "app/trainer.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
+#include "io/files.h"
 #include "io/run_folder.h"
 
 namespace pg::app {
@@ -102,10 +103,9 @@ class Run {
         }
         return;
       }
-      std::vector<std::string> notes;
-      const auto entry = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume, notes);
-      for (const auto& note : notes) say("warning: " + note + "\n");
-      if (entry) found = entry->string();
+      const auto choice = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume);
+      for (const auto& message : choice.messages) say("warning: " + message + "\n");
+      if (choice.entry) found = choice.entry->path.string();
     });
     resume_from_ = comm::broadcast(world(), found, 0);
   }
@@ -143,7 +143,8 @@ class Run {
   }
 
   void print_banner(Trainer& trainer) {
-    Banner banner{deck_, grid_.shape(), comm::all_gather(world(), grid_.host())};
+    Banner banner{
+        .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
     banner.threads = static_cast<int>(deck_.run.threads);
     banner.tensor_ranks_share_host = grid_.tensor_ranks_share_host();
     banner.train_tokens = trainer.train_file().tokens();
@@ -235,7 +236,7 @@ class Run {
     const auto path =
         io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);
     comm::together(world(), [&] {
-      if (root()) io::prune_checkpoints(folder_.checkpoints(), deck_.checkpoint.keep);
+      if (root()) io::prune_checkpoints(folder_.checkpoints(), deck_.checkpoint.keep, info.step);
     });
     say(fmt::format("saved {} | {} | {:.2f} s\n", path.string(),
                     bytes_text(static_cast<double>(io::checkpoint_bytes(records))),

@@ -80,9 +80,10 @@ endif()
 target_include_directories(pg_dependencies SYSTEM INTERFACE
   ${HDF5_INCLUDE_DIRS} ${DNNL_INCLUDE_DIR})
 target_compile_definitions(pg_dependencies INTERFACE ${HDF5_DEFINITIONS} OMPI_SKIP_MPICXX)
-# At -O3, g++ 12 sees an overflow in fmt 9's fill character that is not there (fmt issue 2989).
+# At -O3, g++ 12 sees an overflow in fmt 9's fill character that is not there (fmt issue 2989), and an
+# overlap in std::string::insert (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(pg_dependencies INTERFACE -Wno-stringop-overflow)
+  target_compile_options(pg_dependencies INTERFACE -Wno-stringop-overflow -Wno-restrict)
 endif()
 target_link_libraries(pg_dependencies INTERFACE
   MPI::MPI_C OpenMP::OpenMP_CXX Threads::Threads ZLIB::ZLIB ${DNNL_LIBRARY}

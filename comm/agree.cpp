@@ -1,38 +1,64 @@
 #include "comm/agree.h"
 
 #include <cstdint>
+#include <exception>
+#include <string>
 
 #include "comm/error.h"
 #include "comm/mpi_session.h"
 
 namespace pg::comm {
 
-void together(Group& group, const std::function<void()>& work) {
-  int code = 0;
+namespace {
+
+struct Outcome {
+  bool failed = false;
+  ExitCode code = ExitCode::kDone;
   std::string message;
+};
+
+Outcome outcome_of(const std::function<void()>& work) {
   try {
     work();
+    return {};
   } catch (const Error& error) {
-    code = static_cast<int>(error.code());
-    message = error.what();
+    // A failure stays one whatever its code says.
+    const auto code = error.code() == ExitCode::kDone ? ExitCode::kBug : error.code();
+    return {true, code, error.what()};
   } catch (const std::exception& error) {
-    code = static_cast<int>(ExitCode::kBug);
-    message = error.what();
+    return {true, ExitCode::kBug, error.what()};
+  } catch (...) {
+    return {true, ExitCode::kBug, "an exception that is no std::exception"};
   }
+}
+
+}  // namespace
+
+void together(Group& group, const std::function<void()>& work) {
+  const Outcome mine = outcome_of(work);
   if (group.size() == 1) {
-    if (code != 0) throw Error(static_cast<ExitCode>(code), message);
+    if (mine.failed) throw Error(mine.code, mine.message);
     return;
   }
 
-  const std::int64_t mine = code == 0 ? group.size() : group.rank();
-  const auto first = all_reduce(group, mine, ReduceOp::kMin);
-  if (first == group.size()) return;
-  const auto root = static_cast<int>(first);
-  if (group.rank() == root) message = fmt::format("rank {} ({}): {}", root, host_name(), message);
-  std::int64_t agreed = code;
-  group.broadcast({&agreed, 1, DType::kI64}, root).wait();
-  message = broadcast(group, message, root);
-  throw Error(static_cast<ExitCode>(agreed), message);
+  int first = 0;
+  auto agreed = static_cast<std::int64_t>(mine.code);
+  std::string message = mine.message;
+  try {
+    const std::int64_t candidate = mine.failed ? group.rank() : group.size();
+    first = static_cast<int>(all_reduce(group, candidate, ReduceOp::kMin));
+    if (first == group.size()) return;
+    // A nested agreement or an MPI error may have named the rank already.
+    const auto prefix = fmt::format("rank {} ({}): ", first, host_name());
+    if (group.rank() == first && !message.starts_with(prefix)) message.insert(0, prefix);
+    group.broadcast({&agreed, 1, DType::kI64}, first).wait();
+    message = broadcast(group, message, first);
+  } catch (const Error& error) {
+    // No agreement any more: this rank's own failure is the better news, if it has one.
+    if (!mine.failed) throw;
+    throw Error(mine.code, fmt::format("{} (and then: {})", mine.message, error.what()));
+  }
+  throw Error(static_cast<ExitCode>(agreed), message, group.size());
 }
 
 }  // namespace pg::comm

@@ -51,14 +51,14 @@ struct bf16 {
   std::uint16_t bits = 0;
 
   bf16() = default;
-  explicit bf16(float value) {
+  constexpr explicit bf16(float value) {
     const auto u = std::bit_cast<std::uint32_t>(value);
     const std::uint32_t rounded = u + 0x7FFFu + ((u >> 16) & 1u);
     // A NaN must stay one: rounding could carry it into infinity.
     const bool nan = (u & 0x7FFFFFFFu) > 0x7F800000u;
     bits = static_cast<std::uint16_t>((nan ? (u | 0x400000u) : rounded) >> 16);
   }
-  explicit operator float() const {
+  constexpr explicit operator float() const {
     return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
   }
 };

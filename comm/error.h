@@ -2,14 +2,16 @@
 //
 // Three kinds of failure, never mixed: the user's (deck, data, checkpoint: a message with its
 // place), the environment's (MPI, HDF5, a full disk: rank, host, operation) and a bug (PG_ASSERT,
-// with the values). `main` turns an Error into its exit code; comm/agree.h makes one rank's failure
-// everyone's.
+// with the values). comm/agree.h makes one rank's failure everyone's. `main` catches inside the
+// MpiSession: an Error whose ranks() is the whole job is printed by rank 0, and every rank returns
+// its code; any other is printed where it is and ends the job by abort_job.
 #pragma once
 
 #include <fmt/format.h>
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace pg {
 
@@ -27,11 +29,15 @@ enum class ExitCode : int {
 
 class Error : public std::runtime_error {
  public:
-  Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  // `ranks`: how many ranks throw this same error; only `together` says more than one.
+  Error(ExitCode code, const std::string& message, int ranks = 1)
+      : std::runtime_error(message), code_(code), ranks_(ranks) {}
   ExitCode code() const { return code_; }
+  int ranks() const { return ranks_; }
 
  private:
   ExitCode code_;
+  int ranks_;
 };
 
 // throw fail(ExitCode::kData, "{}: token {} at offset {}", path, id, offset);

@@ -1,5 +1,8 @@
 #include "comm/grid_shape.h"
 
+#include <cstdint>
+#include <limits>
+
 #include "comm/error.h"
 
 namespace pg::comm {
@@ -10,7 +13,12 @@ const char* axis_name(Axis axis) {
 }
 
 GridShape::GridShape(int dp, int tp, int pp, int ep, int cp) : sizes_{pp, dp, ep, cp, tp} {
-  for (const int size : sizes_) PG_ASSERT(size >= 1, "{}", text());
+  std::int64_t product = 1;
+  for (const int size : sizes_) {
+    PG_ASSERT(size >= 1, "{}", text());
+    product *= size;  // at most 2^31 * 2^31: the check follows each factor
+    PG_ASSERT(product <= std::numeric_limits<int>::max(), "{}", text());
+  }
 }
 
 int GridShape::size(AxisSet axes) const {
@@ -40,20 +48,27 @@ Coord GridShape::coord(WorldRank rank) const {
 
 WorldRank GridShape::rank(const Coord& coord) const {
   int rank = 0;
-  for (int a = 0; a < kAxes; ++a) rank = rank * sizes_[a] + coord.at[a];
+  for (int a = 0; a < kAxes; ++a) {
+    PG_ASSERT(coord.at[a] >= 0 && coord.at[a] < sizes_[a], "{} {} in {}",
+              axis_name(static_cast<Axis>(a)), coord.at[a], text());
+    rank = rank * sizes_[a] + coord.at[a];
+  }
   return WorldRank{rank};
 }
 
 std::vector<WorldRank> GridShape::members(const Coord& coord, AxisSet axes) const {
   std::vector<WorldRank> ranks;
-  ranks.reserve(static_cast<std::size_t>(size(axes)));
-  for (int r = 0; r < world(); ++r) {
-    const Coord other = this->coord(WorldRank{r});
-    bool inside = true;
-    for (int a = 0; a < kAxes; ++a) {
-      inside = inside && (axes.has(static_cast<Axis>(a)) || other.at[a] == coord.at[a]);
+  const int count = size(axes);
+  ranks.reserve(static_cast<std::size_t>(count));
+  for (int index = 0; index < count; ++index) {
+    Coord member = coord;
+    int rest = index;
+    for (int a = kAxes - 1; a >= 0; --a) {  // the fastest axis first: ascending world ranks
+      if (!axes.has(static_cast<Axis>(a))) continue;
+      member.at[a] = rest % sizes_[a];
+      rest /= sizes_[a];
     }
-    if (inside) ranks.push_back(WorldRank{r});
+    ranks.push_back(rank(member));
   }
   return ranks;
 }

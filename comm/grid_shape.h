@@ -6,7 +6,7 @@
 #pragma once
 
 #include <array>
-#include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -49,7 +49,8 @@ inline constexpr AxisSet kBatch{Axis::kDP, Axis::kEP};  // axes along which sequ
 class GridShape {
  public:
   GridShape() = default;
-  GridShape(int dp, int tp, int pp, int ep, int cp);  // each >= 1; PG_ASSERT
+  // Each >= 1 and the product an int (PG_ASSERT): what a user asks for is checked before.
+  GridShape(int dp, int tp, int pp, int ep, int cp);
 
   int size(Axis axis) const { return sizes_[static_cast<int>(axis)]; }
   int size(AxisSet axes) const;  // product

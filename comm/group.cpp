@@ -1,9 +1,14 @@
 #include "comm/group.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <exception>
 
 #include "comm/error.h"
+#include "comm/group_checks.h"
+#include "comm/mpi_session.h"
 
 namespace pg::comm {
 
@@ -16,9 +21,10 @@ void Pending::wait() {
 Pending::~Pending() {
   try {
     wait();
-  } catch (...) {
-    // Unwinding already, or a call whose result nobody asked for: the group's next call will fail
-    // too.
+  } catch (const std::exception& error) {
+    if (std::uncaught_exceptions() > 0) return;  // the exception that unwinds came first
+    std::fprintf(stderr, "%s\n", error.what());
+    abort_job(static_cast<int>(ExitCode::kComm));
   }
 }
 
@@ -32,19 +38,25 @@ class SelfGroup final : public Group {
   int size() const override { return 1; }
   int rank() const override { return 0; }
   Pending all_reduce(BufferView, ReduceOp) override { return {}; }
-  Pending all_gather(BufferView send, BufferView recv) override { return copy(send, recv); }
-  Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp) override {
+  Pending all_gather(BufferView send, BufferView recv) override {
+    require_all_gather(*this, send, recv);
     return copy(send, recv);
   }
-  Pending broadcast(BufferView, int) override { return {}; }
+  Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp) override {
+    require_reduce_scatter(*this, send, recv);
+    return copy(send, recv);
+  }
+  Pending broadcast(BufferView, int root) override {
+    require_rank(*this, root);
+    return {};
+  }
   Pending send(BufferView, int to, int) override { return alone("send", to); }
   Pending recv(BufferView, int from, int) override { return alone("recv", from); }
   void barrier() override {}
 
  private:
   static Pending copy(BufferView from, BufferView to) {
-    PG_ASSERT(from.count == to.count, "{} to {}", from.count, to.count);
-    if (from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
+    if (from.count > 0 && from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
     return {};
   }
   Pending alone(const char* operation, int peer) {

@@ -2,8 +2,9 @@
 // trainer use, whatever carries the bytes (MPI on the CPU, NCCL on a GPU, nothing for one rank).
 //
 // Every call returns at once with a Pending; buffers belong to the call until `wait()` returned.
-// Calls on one group are issued in the same order on all its ranks. A failed call throws
-// Error(kComm) naming group, operation, rank and host. A group must die before MPI_Finalize.
+// Calls on one group are issued in the same order on all its ranks, with the same counts. A failed
+// call throws Error(kComm) naming group, operation, rank and host; a wrong one (a rank, count, type
+// or overlap that cannot be) is a bug. A group must die before MPI_Finalize.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +31,9 @@ struct BufferView {
   std::size_t bytes() const { return count * dtype_size(dtype); }
 };
 
-// A call that may still be running. Waits in its destructor, so that a buffer is never freed under
-// it.
+// A call that may still be running; it may outlive its group. Waits in its destructor, so that a
+// buffer is never freed under it, even while an exception unwinds (a peer that never comes is the
+// watchdog's case). A failure that shows only there ends the job: nobody would ever hear of it.
 class Pending {
  public:
   Pending() = default;  // complete already
@@ -58,19 +60,25 @@ class Group {
   virtual int size() const = 0;
   virtual int rank() const = 0;
 
-  // In place over all ranks. bf16 is summed in fp32 and rounded once per addition.
+  // In place over all ranks; every rank gets the same bits. bf16 is summed in fp32 and rounded once
+  // per addition. The maximum or minimum with a NaN anywhere is NaN (in the floating types).
   virtual Pending all_reduce(BufferView inout, ReduceOp op) = 0;
-  // recv.count == send.count * size(), in rank order.
+  // recv.count == send.count * size(), in rank order. In place when send is this rank's own part of
+  // recv; no other overlap.
   virtual Pending all_gather(BufferView send, BufferView recv) = 0;
-  // send.count == recv.count * size(); rank r gets the reduced r-th part.
+  // send.count == recv.count * size(); rank r gets the reduced r-th part. In place when recv is
+  // this rank's own part of send (the other parts stay as they were); no other overlap.
   virtual Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) = 0;
   virtual Pending broadcast(BufferView inout, int root) = 0;
+  // Messages between two ranks with one tag (>= 0) arrive in the order they were sent, and have the
+  // receiver's count. No elements is a message too.
   virtual Pending send(BufferView buffer, int to, int tag) = 0;
   virtual Pending recv(BufferView buffer, int from, int tag) = 0;
   virtual void barrier() = 0;
 };
 
-// A group of one rank: everything is a copy or nothing.
+// A group of one rank: everything is a copy or nothing, and complete on return. send and recv are
+// bugs there.
 std::unique_ptr<Group> make_self_group(std::string name);
 
 // Host-side conveniences, complete on return.

@@ -1,6 +1,11 @@
 #include "comm/mpi_session.h"
 
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
 #include <cstdlib>
+#include <exception>
 
 #include "comm/error.h"
 #include "comm/mpi_internal.h"
@@ -16,17 +21,31 @@ void check(int code, std::string_view group, std::string_view operation) {
   MPI_Error_string(code, text, &length);
   int rank = -1;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  throw fail(ExitCode::kComm, "rank {} ({}): {} on group {} failed: {}", rank, host_name(),
-             operation, group, std::string_view(text, static_cast<std::size_t>(length)));
+  throw fail(ExitCode::kComm, "rank {} ({}): {}{}{} failed: {}", rank, host_name(), operation,
+             group.empty() ? "" : " on group ", group,
+             std::string_view(text, static_cast<std::size_t>(length)));
 }
+
+namespace {
+bool running() {
+  int began = 0, ended = 0;
+  MPI_Initialized(&began);
+  MPI_Finalized(&ended);
+  return began != 0 && ended == 0;
+}
+}  // namespace
 
 }  // namespace mpi
 
-MpiSession::MpiSession(int& argc, char**& argv) {
+MpiSession::MpiSession(int& argc, char**& argv) : exceptions_(std::uncaught_exceptions()) {
   int provided = MPI_THREAD_SINGLE;
-  mpi::check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "world", "MPI_Init");
+  // No mpi::check: there is neither an error text nor a rank before MPI runs.
+  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) {
+    throw fail(ExitCode::kComm, "{}: MPI_Init_thread failed", host_name());
+  }
   // OpenMP threads run beside the one thread that calls MPI.
   if (provided < MPI_THREAD_FUNNELED) {
+    MPI_Finalize();
     throw fail(ExitCode::kComm, "this MPI gives no MPI_THREAD_FUNNELED support");
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
@@ -34,19 +53,23 @@ MpiSession::MpiSession(int& argc, char**& argv) {
 }
 
 MpiSession::~MpiSession() {
+  if (std::uncaught_exceptions() > exceptions_) {
+    std::fprintf(stderr, "%s: bug: an exception left the MPI session\n", host_name().c_str());
+    abort_job(static_cast<int>(ExitCode::kBug));
+  }
   MPI_Finalize();
 }
 
 void abort_job(int code) {
-  MPI_Abort(MPI_COMM_WORLD, code);
-  std::abort();
+  std::fflush(nullptr);  // what was said on the way down
+  if (mpi::running()) MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
 }
 
 std::string host_name() {
-  char name[MPI_MAX_PROCESSOR_NAME] = "";
-  int length = 0;
-  MPI_Get_processor_name(name, &length);
-  return {name, static_cast<std::size_t>(length)};
+  std::array<char, 257> name{};  // POSIX: at most 255, and perhaps not terminated
+  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
+  return name.data();
 }
 
 struct Communicator::Impl {
@@ -61,72 +84,73 @@ struct Communicator::Impl {
   ~Impl() {
     if (owned) MPI_Comm_free(&comm);
   }
+
+  // A communicator just made, or nothing for a rank outside it.
+  static std::shared_ptr<Impl> adopt(MPI_Comm comm) {
+    return comm == MPI_COMM_NULL ? nullptr : std::make_shared<Impl>(comm, true);
+  }
 };
 
+const Communicator::Impl& Communicator::impl() const {
+  PG_ASSERT(impl_ != nullptr, "an empty communicator");
+  return *impl_;
+}
+
 Communicator Communicator::world() {
-  Communicator c;
-  c.impl_ = std::make_shared<Impl>(MPI_COMM_WORLD, false);
-  return c;
+  return {std::make_shared<Impl>(MPI_COMM_WORLD, false)};
 }
 
 Communicator Communicator::self() {
-  Communicator c;
-  c.impl_ = std::make_shared<Impl>(MPI_COMM_SELF, false);
-  return c;
+  return {std::make_shared<Impl>(MPI_COMM_SELF, false)};
 }
 
 int Communicator::size() const {
   int size = 0;
-  mpi::check(MPI_Comm_size(impl_->comm, &size), "?", "MPI_Comm_size");
+  mpi::check(MPI_Comm_size(impl().comm, &size), "", "MPI_Comm_size");
   return size;
 }
 
 int Communicator::rank() const {
   int rank = 0;
-  mpi::check(MPI_Comm_rank(impl_->comm, &rank), "?", "MPI_Comm_rank");
+  mpi::check(MPI_Comm_rank(impl().comm, &rank), "", "MPI_Comm_rank");
   return rank;
 }
 
 const void* Communicator::raw() const {
-  return &impl_->comm;
+  return &impl().comm;
 }
 
 Communicator Communicator::split(int color, int key) const {
   MPI_Comm part = MPI_COMM_NULL;
-  mpi::check(MPI_Comm_split(impl_->comm, color < 0 ? MPI_UNDEFINED : color, key, &part), "?",
+  mpi::check(MPI_Comm_split(impl().comm, color < 0 ? MPI_UNDEFINED : color, key, &part), "",
              "MPI_Comm_split");
-  Communicator c;
-  if (part != MPI_COMM_NULL) c.impl_ = std::make_shared<Impl>(part, true);
-  return c;
+  return {Impl::adopt(part)};
 }
 
 Communicator Communicator::split_by_host() const {
   MPI_Comm part = MPI_COMM_NULL;
-  mpi::check(MPI_Comm_split_type(impl_->comm, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &part),
-             "?", "MPI_Comm_split_type");
-  Communicator c;
-  c.impl_ = std::make_shared<Impl>(part, true);
-  return c;
+  mpi::check(MPI_Comm_split_type(impl().comm, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &part),
+             "", "MPI_Comm_split_type");
+  return {Impl::adopt(part)};
 }
 
 Communicator Communicator::cartesian(const std::vector<int>& dims) const {
   const std::vector<int> periods(dims.size(), 0);
   MPI_Comm grid = MPI_COMM_NULL;
-  mpi::check(MPI_Cart_create(impl_->comm, static_cast<int>(dims.size()), dims.data(),
+  mpi::check(MPI_Cart_create(impl().comm, static_cast<int>(dims.size()), dims.data(),
                              periods.data(), /*reorder=*/0, &grid),
-             "?", "MPI_Cart_create");
-  Communicator c;
-  c.impl_ = std::make_shared<Impl>(grid, true);
-  return c;
+             "", "MPI_Cart_create");
+  return {Impl::adopt(grid)};
 }
 
 Communicator Communicator::cut(const std::vector<bool>& keep) const {
+  int dims = 0;
+  mpi::check(MPI_Cartdim_get(impl().comm, &dims), "", "MPI_Cartdim_get");
+  PG_ASSERT(static_cast<int>(keep.size()) == dims, "{} flags for {} axes", keep.size(), dims);
   const std::vector<int> remain(keep.begin(), keep.end());
   MPI_Comm part = MPI_COMM_NULL;
-  mpi::check(MPI_Cart_sub(impl_->comm, remain.data(), &part), "?", "MPI_Cart_sub");
-  Communicator c;
-  c.impl_ = std::make_shared<Impl>(part, true);
-  return c;
+  mpi::check(MPI_Cart_sub(impl().comm, remain.data(), &part), "", "MPI_Cart_sub");
+  return {Impl::adopt(part)};
 }
 
 }  // namespace pg::comm

@@ -1,6 +1,8 @@
 #include "comm/process_grid.h"
 
 #include <array>
+#include <cstdint>
+#include <vector>
 
 #include "comm/error.h"
 
@@ -46,14 +48,17 @@ ProcessGrid::ProcessGrid(const Communicator& world, const GridShape& shape)
   g.expert_replicas = g.cut(kExpertReplicas, "dp*cp");
   g.batch = g.cut(kBatch, "dp*ep");
 
-  const auto node = g.cartesian.split_by_host();
-  g.local_rank = node.rank();
-  g.local_size = node.size();
-  // A tp group lies inside one node when its hosts agree; one split group is enough to warn.
-  const auto hosts = all_gather(*g.axes[static_cast<int>(Axis::kTP)], g.host);
-  std::int64_t same = 1;
-  for (const auto& host : hosts) same = same && host == g.host;
-  g.tensor_ranks_share_host = all_reduce(*g.world, same, ReduceOp::kMin) == 1;
+  const auto node = make_mpi_group(g.cartesian.split_by_host(), "node");
+  g.local_rank = node->rank();
+  g.local_size = node->size();
+  // A node is known by its lowest rank (names may repeat); a tp group lies inside one when all its
+  // ranks know the same.
+  const std::int64_t me = g.cartesian.rank();
+  const auto node_id = all_reduce(*node, me, ReduceOp::kMin);
+  auto& tensor = *g.axes[static_cast<int>(Axis::kTP)];
+  const std::int64_t inside =
+      all_reduce(tensor, node_id, ReduceOp::kMin) == all_reduce(tensor, node_id, ReduceOp::kMax);
+  g.tensor_ranks_share_host = all_reduce(*g.world, inside, ReduceOp::kMin) == 1;
 }
 
 ProcessGrid::ProcessGrid(ProcessGrid&&) noexcept = default;

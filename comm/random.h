@@ -41,13 +41,14 @@ inline std::array<std::uint32_t, 4> philox(RandomKey key, std::uint64_t high, st
   return {c0, c1, c2, c3};
 }
 
-// Element `index` of stream (key, high), uniform in [0, 1) with 32 bits: word index % 4 of counter
+// Element `index` of stream (key, high), uniform over all 32-bit words: word index % 4 of counter
 // index / 4.
 inline std::uint32_t random_bits(RandomKey key, std::uint64_t high, std::uint64_t index) {
   return philox(key, high, index / 4)[index % 4];
 }
 
-// Element `index` of stream `key`, standard normal (Box-Muller in double: 53-bit radius and angle).
+// Element `index` of stream `key`, standard normal (Box-Muller in double: 53-bit radius and angle,
+// so never beyond sqrt(106 ln 2) = 8.58). It uses counters (0, index): give it a key of its own.
 double random_normal(RandomKey key, std::uint64_t index);
 
 }  // namespace pg::comm

@@ -58,6 +58,12 @@ RawFile RawFile::create(const fs::path& path, ExitCode code) {
   return RawFile(fd, path, code);
 }
 
+RawFile RawFile::modify(const fs::path& path, ExitCode code) {
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) throw file_error(code, path, "open for writing");
+  return RawFile(fd, path, code);
+}
+
 RawFile RawFile::scratch(const fs::path& path, ExitCode code) {
   auto name = (directory_of(path) / fmt::format(".{}.XXXXXX", path.filename().string())).string();
   const int fd = ::mkostemp(name.data(), O_CLOEXEC);
@@ -91,15 +97,39 @@ std::size_t RawFile::read_at(std::int64_t offset, void* data, std::size_t bytes)
   return done;
 }
 
+namespace {
+
+// Calls `write_some(data, bytes)` until all is written; false with errno where it fails.
+template <class WriteSome>
+bool write_all(const void* data, std::size_t bytes, const WriteSome& write_some) {
+  const auto* from = static_cast<const char*>(data);
+  for (std::size_t done = 0; done < bytes;) {
+    const auto put = write_some(from + done, bytes - done, done);
+    if (put < 0 && errno != EINTR) return false;
+    if (put > 0) done += static_cast<std::size_t>(put);
+  }
+  return true;
+}
+
+}  // namespace
+
 void RawFile::append(const void* data, std::size_t bytes) {
-  std::size_t done = 0;
-  while (done < bytes) {
-    const auto put = ::write(fd_, static_cast<const char*>(data) + done, bytes - done);
-    if (put < 0) {
-      if (errno == EINTR) continue;
-      throw failed("write");
-    }
-    done += static_cast<std::size_t>(put);
+  const auto some = [&](const char* from, std::size_t size, std::size_t) {
+    return ::write(fd_, from, size);
+  };
+  if (!write_all(data, bytes, some)) throw failed("write");
+}
+
+void RawFile::write_at(std::int64_t offset, const void* data, std::size_t bytes) {
+  const auto some = [&](const char* from, std::size_t size, std::size_t done) {
+    return ::pwrite(fd_, from, size, static_cast<off_t>(offset + static_cast<std::int64_t>(done)));
+  };
+  if (!write_all(data, bytes, some)) throw failed(fmt::format("write at byte {}", offset));
+}
+
+void RawFile::resize(std::int64_t bytes) {
+  if (::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
+    throw failed(fmt::format("make {} bytes long", bytes));
   }
 }
 

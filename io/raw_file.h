@@ -25,6 +25,8 @@ class RawFile {
   static RawFile open(const std::filesystem::path& path, ExitCode code);
   // A new empty file, replacing an old one of this name.
   static RawFile create(const std::filesystem::path& path, ExitCode code);
+  // An existing file, to be written at places of its own.
+  static RawFile modify(const std::filesystem::path& path, ExitCode code);
   // A scratch file beside `path` without a name: it is gone when closed, or when the process dies.
   static RawFile scratch(const std::filesystem::path& path, ExitCode code);
 
@@ -33,6 +35,8 @@ class RawFile {
   // Bytes read at `offset`: fewer than `bytes` only where the file ends.
   std::size_t read_at(std::int64_t offset, void* data, std::size_t bytes) const;
   void append(const void* data, std::size_t bytes);
+  void write_at(std::int64_t offset, const void* data, std::size_t bytes);
+  void resize(std::int64_t bytes);
   void sync();   // fsync
   void close();  // checked: some file systems report a full disk only here
 

@@ -28,7 +28,7 @@ struct TokenFile::Impl {
     const auto got = layout.file.read_at(offset, data, bytes);
     if (got == bytes) return;
     throw fail(ExitCode::kData,
-               "{}: /{}: the file ends at byte {}; it has shrunk since it was opened",
+               "{}: /{}: nothing is at byte {} any more: the file has shrunk since it was opened",
                path.string(), name, offset + static_cast<std::int64_t>(got));
   }
 
@@ -74,7 +74,8 @@ struct TokenFile::Impl {
     if (tokens < 1) throw fail(ExitCode::kData, "{}: it has no tokens", path.string());
     if (region.count < 2) throw fail(ExitCode::kData, "{}: it has no documents", path.string());
     Xxh3 digest;
-    std::vector<std::int64_t> starts(std::size_t{1} << 16);
+    std::vector<std::int64_t> starts(
+        static_cast<std::size_t>(std::min(region.count, std::int64_t{1} << 16)));
     std::int64_t last = -1;
     for (std::int64_t at = 0; at < region.count;) {
       const auto count = std::min<std::int64_t>(std::ssize(starts), region.count - at);
@@ -151,6 +152,13 @@ const std::string& TokenFile::tokenizer() const {
   return impl_->tokenizer;
 }
 
+std::int64_t TokenFile::document_start(std::int64_t i) const {
+  PG_ASSERT(i >= 0 && i <= documents(), "document {} of {}", i, documents());
+  std::int64_t start = 0;
+  impl_->fetch(impl_->layout.documents, "documents", i, 1, &start);
+  return start;
+}
+
 void TokenFile::read(std::int64_t begin, std::span<std::int32_t> out) const {
   const auto size = std::ssize(out);
   if (begin < 0 || begin > tokens() || size > tokens() - begin) {
@@ -170,13 +178,13 @@ void TokenFile::read(std::int64_t begin, std::span<std::int32_t> out) const {
 
 void TokenFile::verify() const {
   impl_->check_documents();
-  constexpr std::int64_t kBlock = std::int64_t{1} << 18;
+  const auto block = std::min(tokens(), std::int64_t{1} << 18);
   const auto width = impl_->layout.tokens.width;
-  std::vector<char> stored(static_cast<std::size_t>(kBlock * width));
-  std::vector<std::int32_t> ids(kBlock);
+  std::vector<char> stored(static_cast<std::size_t>(block * width));
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(block));
   Xxh3 digest;
-  for (std::int64_t begin = 0; begin < tokens(); begin += kBlock) {
-    const auto count = std::min(kBlock, tokens() - begin);
+  for (std::int64_t begin = 0; begin < tokens(); begin += block) {
+    const auto count = std::min(block, tokens() - begin);
     impl_->fetch(impl_->layout.tokens, "tokens", begin, count, stored.data());
     impl_->widen(stored.data(), begin, std::span(ids).first(static_cast<std::size_t>(count)));
     digest.update(stored.data(), static_cast<std::size_t>(count * width));

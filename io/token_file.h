@@ -36,6 +36,8 @@ class TokenFile {
   const std::string& source() const;       // what the text was, as the writer was told
   const std::string& tokenizer() const;    // "bytes", or the model's bytes
 
+  // First token of document i; of i = documents(): tokens().
+  std::int64_t document_start(std::int64_t i) const;
   // Tokens [begin, begin + out.size()). Each id is checked against vocab(). Safe from many threads.
   void read(std::int64_t begin, std::span<std::int32_t> out) const;
   // Reads everything and compares the digests: Error(kData) when one differs.

@@ -195,7 +195,7 @@ class Structure {
 }  // namespace
 
 TokenFileLayout read_token_file_layout(const std::filesystem::path& path) {
-  const Hdf5Quiet quiet;
+  silence_hdf5();
   return Structure(path).read();
 }
 

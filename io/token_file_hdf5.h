@@ -39,8 +39,8 @@ struct TokenFileContents {
   int width;  // bytes a token
 };
 
-// Creates `path` and writes it whole. Error(kSave) naming `final_name`.
-void write_token_file(const std::filesystem::path& path, const std::filesystem::path& final_name,
-                      const TokenFileContents& contents, const TokenFileAttributes& attributes);
+// Creates `path` and writes it whole. Error(kSave).
+void write_token_file(const std::filesystem::path& path, const TokenFileContents& contents,
+                      const TokenFileAttributes& attributes);
 
 }  // namespace pg::io

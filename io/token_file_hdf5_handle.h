@@ -8,22 +8,12 @@
 
 namespace pg::io {
 
-// While one lives, HDF5 prints nothing to standard error; its error stack is ours to read.
-class Hdf5Quiet {
- public:
-  Hdf5Quiet() {
-    H5open();
-    H5Eget_auto2(H5E_DEFAULT, &print_, &data_);
-    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  }
-  ~Hdf5Quiet() { H5Eset_auto2(H5E_DEFAULT, print_, data_); }
-  Hdf5Quiet(const Hdf5Quiet&) = delete;
-  Hdf5Quiet& operator=(const Hdf5Quiet&) = delete;
-
- private:
-  H5E_auto2_t print_ = nullptr;
-  void* data_ = nullptr;
-};
+// HDF5 prints nothing to standard error from now on: its error stack is ours to read. It stays so,
+// since after a damaged file it would complain once more when the program ends.
+inline void silence_hdf5() {
+  H5open();
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 // The innermost message of the error stack: the cause, not what it led to.
 inline std::string hdf5_cause() {

@@ -117,7 +117,7 @@ void TokenFileWriter::finish() {
                                        tokenizer_digest.hex(), self.source};
   const auto temporary = temporary_name(self.path);
   try {
-    write_token_file(temporary, self.path,
+    write_token_file(temporary,
                      {&self.ids.file(), &self.starts.file(), &self.tokenizer, self.width()},
                      attributes);
     commit_file(temporary, self.path);

@@ -15,6 +15,7 @@ fresh_tree() {
   printf '#include <hdf5.h>\n#include <mpi.h>\n#include "comm/group.h"\n' >"$tree/io/checkpoint.cpp"
   printf '#pragma once\n#include <mpi.h>\n' >"$tree/comm/mpi_internal.h"
   printf '#include "comm/mpi_internal.h"\n' >"$tree/comm/process_grid.cpp"
+  printf '#if H5_VERSION_GE(1, 12, 0)\n#endif\n' >"$tree/io/hdf5_file.cpp"
   printf '#include <hdf5.h>\n' >"$tree/io/token_file.cpp"
   printf '#include <toml++/toml.h>\n' >"$tree/io/deck.cpp"
   printf '#pragma once\n#include "comm/group.h"\n' >"$tree/model/layer.h"
@@ -22,7 +23,8 @@ fresh_tree() {
     >"$tree/model/kernels/cpu/matmul.cpp"
   printf '#include <CLI/CLI.hpp>\n#include "io/deck.h"\n#include "model/layer.h"\n' \
     >"$tree/app/cli.cpp"
-  printf '#include <hdf5.h>\n#include "app/deck.h"\n' >"$tree/tests/deck_test.cpp"
+  printf '#pragma once\n#ifdef __AVX512F__\n#else\n#endif\n' >"$tree/model/kernels/cpu/simd.h"
+  printf '#include <hdf5.h>\n#include "app/deck.h"\n#include "near.h"\n#include "harness/run.h"\n' >"$tree/tests/deck_test.cpp"
   printf 'echo fine\n' >"$tree/scripts/a.sh"
 }
 
@@ -77,7 +79,12 @@ add io/deck.cpp '#include <CLI/CLI.hpp>' && expect library-header io/deck.cpp:2
 add app/cli.cpp '#ifdef PG_CUDA' && expect conditional app/cli.cpp:4
 add app/cli.cpp '  #if 0' && expect conditional app/cli.cpp:4
 add model/layer.h '#ifndef LAYER_H' && expect conditional model/layer.h:3
-add tests/deck_test.cpp '#else' && expect conditional tests/deck_test.cpp:3
+add model/layer.h '#elif 1' && expect conditional model/layer.h:3
+add tests/deck_test.cpp '#if 1' && expect conditional tests/deck_test.cpp:5
+add model/layer.h '#if DNNL_VERSION_MAJOR >= 3' && expect conditional model/layer.h:3
+add app/cli.cpp '#if H5_VERSION_GE(1, 12, 0)' && expect conditional app/cli.cpp:4
+add model/layer.h '#ifdef __AVX512F__' && expect conditional model/layer.h:3
+add model/kernels/cpu/matmul.cpp '#ifdef _OPENMP' && expect conditional model/kernels/cpu/matmul.cpp:5
 printf 'int a;\n' >"$tree/model/layer.h" && expect pragma-once model/layer.h:1
 
 yes 'int a;' | head -n 451 >"$tree/app/long.cpp" && expect file-length app/long.cpp:451
@@ -87,7 +94,7 @@ fresh_tree
 add app/cli.cpp '// TO''DO: later' && expect unfinished app/cli.cpp:4
 add scripts/a.sh '# FIX''ME' && expect unfinished scripts/a.sh:2
 add scripts/a.sh 'cp a /ho''me/me/b' && expect absolute-path scripts/a.sh:2
-add tests/deck_test.cpp 'open("/ro''ot/x");' && expect absolute-path tests/deck_test.cpp:3
+add tests/deck_test.cpp 'open("/ro''ot/x");' && expect absolute-path tests/deck_test.cpp:5
 
 printf '%d controls, %d failed\n' "$cases" "$failures"
 ((failures == 0))

@@ -167,7 +167,7 @@ void BackwardCall<T>::sweep(std::int64_t b, Range heads, Range queries, Range ke
           if (part.end - 1 > first || (shape.window > 0 && part.begin <= last - shape.window)) {
             mask_scores(scores, part, first, shape.window);
           }
-          if (mask.active) mask.fill(keep, part, first, last + 1 - first);
+          if (mask.active) mask.fill(keep, part, first);
           probabilities(scores, slopes, mask.active ? keep : nullptr, part.size(), panel,
                         static_cast<A>(shape.scale));
           if (want_dkv) {

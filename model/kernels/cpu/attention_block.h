@@ -126,26 +126,42 @@ void mask_scores(A* s, KeyRange keys, std::int64_t first, std::int64_t window) {
   }
 }
 
+// words[4][lanes] = the four words of the counter that holds element `begin` + lane * pitch. GCC
+// 12 vectorises this loop only while it stands alone and computes its counters.
+template <int kWidth>
+[[gnu::noinline]] void draw(std::uint32_t* __restrict words, comm::RandomKey key,
+                            std::uint64_t sample, std::uint64_t begin, std::uint64_t pitch) {
+#pragma omp simd
+  for (int lane = 0; lane < kWidth; ++lane) {
+    const auto four =
+        comm::philox(key, sample, (begin + static_cast<std::uint64_t>(lane) * pitch) / 4);
+    words[lane] = four[0];
+    words[lane + kWidth] = four[1];
+    words[lane + 2 * kWidth] = four[2];
+    words[lane + 3 * kWidth] = four[3];
+  }
+}
+
 // Dropout of the probabilities of one head of one sequence.
 struct HeadDropout {
   HeadDropout(const Dropout& dropout, std::int64_t sequence, std::int64_t head,
               std::int64_t positions)
       : active(dropout.rate > 0.0),
-        // Scaling by a power of two is exact, so this is the contract's bits / 2^32 >= rate.
-        threshold(static_cast<std::uint64_t>(std::ceil(dropout.rate * 4294967296.0))),
+        // Scaling by a power of two is exact: a survivor has bits / 2^32 >= rate, as contracted.
+        largest_dropped(static_cast<std::uint32_t>(
+            active ? static_cast<std::uint64_t>(std::ceil(dropout.rate * 4294967296.0)) - 1 : 0)),
         survivor(1.0 / (1.0 - dropout.rate)),
         key(dropout.key),
         sample(active ? static_cast<std::uint64_t>(dropout.samples[sequence]) : 0),
         row(head * positions),
         length(positions) {}
 
-  // keep[keys][panel] = 0 for a dropped probability, else 1 / (1 - rate); queries first, ...,
-  // first + count - 1. Other lanes are set to 0.
+  // keep[keys][panel] = 0 for a dropped probability, else 1 / (1 - rate); lane 0 is query `first`.
   template <class A>
-  void fill(A* keep, KeyRange keys, std::int64_t first, std::int64_t count) const;
+  void fill(A* keep, KeyRange keys, std::int64_t first) const;
 
   bool active;
-  std::uint64_t threshold;
+  std::uint32_t largest_dropped;
   double survivor;
   comm::RandomKey key;
   std::uint64_t sample;
@@ -153,20 +169,28 @@ struct HeadDropout {
 };
 
 template <class A>
-void HeadDropout::fill(A* keep, KeyRange keys, std::int64_t first, std::int64_t count) const {
-  std::fill(keep, keep + keys.size() * kPanel<A>, A{0});
-  for (std::int64_t lane = 0; lane < count; ++lane) {
-    const auto begin = static_cast<std::uint64_t>((row + first + lane) * length + keys.begin);
-    const auto counters = (begin + static_cast<std::uint64_t>(keys.size()) + 3) / 4 - begin / 4;
-    std::uint32_t words[4 * (kKeyBlock / 4 + 1)];
+[[gnu::noinline]] void HeadDropout::fill(A* keep, KeyRange keys, std::int64_t first) const {
+  constexpr auto kWidth = kPanel<A>;
+  const auto factor = static_cast<A>(survivor);
+  const auto begin = static_cast<std::uint64_t>((row + first) * length + keys.begin);
+  const auto pitch = static_cast<std::uint64_t>(length);
+  // Rows of one word of every query: so the lanes draw together.
+  alignas(kVectorBytes) std::uint32_t words[(kKeyBlock + 8) * kWidth];
+  for (std::int64_t i = 0; i < keys.size() + 3; i += 4) {
+    draw<kWidth>(words + i * kWidth, key, sample, begin + static_cast<std::uint64_t>(i), pitch);
+  }
+  // Where the first key's word lies: a query's row of keys need not begin with a whole counter.
+  alignas(kVectorBytes) std::int32_t shift[kWidth];
+  for (int lane = 0; lane < kWidth; ++lane) {
+    const std::uint64_t word = (begin + static_cast<std::uint64_t>(lane) * pitch) % 4;
+    shift[lane] = static_cast<std::int32_t>(word) * static_cast<std::int32_t>(kWidth) + lane;
+  }
+  for (std::int64_t i = 0; i < keys.size(); ++i) {
+    const std::uint32_t* from = words + i * kWidth;
+    A* to = keep + i * kWidth;
 #pragma omp simd
-    for (std::uint64_t i = 0; i < counters; ++i) {
-      const auto four = comm::philox(key, sample, begin / 4 + i);
-      for (int word = 0; word < 4; ++word) words[4 * i + word] = four[word];
-    }
-    for (std::int64_t i = 0; i < keys.size(); ++i) {
-      const std::uint64_t bits = words[begin % 4 + static_cast<std::uint64_t>(i)];
-      keep[i * kPanel<A> + lane] = bits >= threshold ? static_cast<A>(survivor) : A{0};
+    for (std::int64_t lane = 0; lane < kWidth; ++lane) {
+      to[lane] = from[shift[lane]] > largest_dropped ? factor : A{0};
     }
   }
 }

@@ -114,7 +114,7 @@ struct ForwardBlock {
         }
         online_softmax(scores, part.size(), panel);
         if (dropout.active) {
-          dropout.fill(keep, part, first, last + 1 - first);
+          dropout.fill(keep, part, first);
           for (std::int64_t i = 0; i < part.size() * kWidth; ++i) scores[i] *= keep[i];
         }
         multiply<A, Order::kColumns, Into::kScaleAdd>(

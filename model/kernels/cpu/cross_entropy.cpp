@@ -1,9 +1,12 @@
-// Softmax cross-entropy and its gradient. A row is read from memory once for the log-sum-exp (in
-// blocks that stay in the nearest cache: maximum first, then the sum below it, rescaled when the
-// maximum grows), and once more, by then from the next cache, for the gradient.
+// Softmax cross-entropy and its gradient. A row is read from memory once, in blocks that stay in
+// the nearest cache: the maximum first, then exponentials below it, summed and, for the gradient,
+// kept; when a later block raises the maximum, the sum is rescaled. A second pass turns the kept
+// exponentials into the gradient with one factor a block, so each exponential is computed once.
 //
 // A NaN never raises the maximum but always enters the sum, so a row that holds one has a NaN loss
 // and a NaN gradient; so has a row with +inf. Single logits of -inf are fine.
+#include <omp.h>
+
 #include <cmath>
 #include <limits>
 
@@ -15,20 +18,26 @@ namespace pg::model {
 
 namespace {
 
+constexpr std::int64_t kBlock = 2048;  // 64 additions a lane: 64 roundings at most before fp64
+
+constexpr std::int64_t blocks_of(std::int64_t n) {
+  return (n + kBlock - 1) / kBlock;
+}
+
 // log(sum of exp(x)) = shift + log(sum).
 struct LogSumExp {
   double shift, sum;
 };
 
+// Unless `kept` is null: kept[i] = exp(x[i] - shifts[i / kBlock]). `kept` may be x.
 template <class A>
-LogSumExp log_sum_exp(const A* x, std::int64_t n) {
-  constexpr std::int64_t kBlock = 2048;  // 64 additions a lane: 64 roundings at most before fp64
+LogSumExp log_sum_exp(const A* x, A* kept, A* shifts, std::int64_t n) {
   constexpr A kLowest = -std::numeric_limits<A>::infinity();
   A top = kLowest, shift = 0;
   double sum = 0.0;
-  for (std::int64_t begin = 0; begin < n; begin += kBlock) {
-    const A* const block = x + begin;
-    const std::int64_t size = std::min(kBlock, n - begin);
+  for (std::int64_t b = 0; b < blocks_of(n); ++b) {
+    const A* const block = x + b * kBlock;
+    const std::int64_t size = std::min(kBlock, n - b * kBlock);
     cpu::Lanes<A> highest;
     std::fill_n(highest.at, highest.kCount, kLowest);
     cpu::for_lanes<A>(size, [&](std::int64_t i, int lane) {
@@ -40,25 +49,39 @@ LogSumExp log_sum_exp(const A* x, std::int64_t n) {
       top = shift = block_top;
     }
     // While all logits are -inf the shift stays 0: -inf - (-inf) would be NaN.
-    sum += static_cast<double>(
-        cpu::lane_sum<A>(size, [&](std::int64_t i) { return cpu::simd_exp(block[i] - shift); }));
+    const A below = shift;
+    if (kept == nullptr) {
+      sum += static_cast<double>(
+          cpu::lane_sum<A>(size, [=](std::int64_t i) { return cpu::simd_exp(block[i] - below); }));
+    } else {
+      A* const out = kept + b * kBlock;
+      shifts[b] = below;
+      sum += static_cast<double>(cpu::lane_sum<A>(
+          size, [=](std::int64_t i) { return out[i] = cpu::simd_exp(block[i] - below); }));
+    }
   }
   return {static_cast<double>(shift), sum};
 }
 
+// `kept` [n] and `shifts` [blocks_of(n)] are scratch, unused without a gradient; `kept` may be the
+// gradient, and the gradient may be x.
 template <class A, class D>
-double loss_of_row(const A* x, D* gradient, std::int64_t n, std::int32_t target, double scale) {
+double loss_of_row(const A* x, D* gradient, A* kept, A* shifts, std::int64_t n, std::int32_t target,
+                   double scale) {
   if (target < 0) {
     if (gradient != nullptr) std::fill_n(gradient, n, D{});
     return 0.0;
   }
-  const auto [shift, sum] = log_sum_exp(x, n);
   const double at_target = static_cast<double>(x[target]);  // before the gradient overwrites it
+  const auto [shift, sum] = log_sum_exp(x, gradient == nullptr ? nullptr : kept, shifts, n);
   if (gradient != nullptr) {
-    const A below = static_cast<A>(shift), factor = static_cast<A>(scale / sum);
+    for (std::int64_t b = 0; b < blocks_of(n); ++b) {
+      const auto factor =
+          static_cast<A>(std::exp(static_cast<double>(shifts[b]) - shift) * (scale / sum));
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
-      cpu::convert(gradient[i], cpu::simd_exp(x[i] - below) * factor);
+      for (std::int64_t i = b * kBlock; i < std::min(n, (b + 1) * kBlock); ++i) {
+        cpu::convert(gradient[i], kept[i] * factor);
+      }
     }
     cpu::convert(gradient[target], scale * (std::exp(at_target - shift) / sum - 1.0));
   }
@@ -80,9 +103,17 @@ void CpuKernels::cross_entropy(TensorView losses, TensorView dlogits, TensorView
   const auto run = [&]<class A, class D>() {
     const cpu::Rows<A> in(logits);
     const cpu::Rows<D> out(dlogits);
+    // A row of exponentials for each thread, unless the gradient's own row can hold them.
+    const bool keeps_apart = out.base != nullptr && !std::is_same_v<A, D>;
+    const std::int64_t blocks = blocks_of(in.width), held = keeps_apart ? in.width : 0;
+    const auto scratch =
+        std::make_unique_for_overwrite<A[]>(omp_get_max_threads() * (held + blocks));
     cpu::for_rows(in.n, in.width, [&](std::int64_t n) {
-      loss[n] =
-          loss_of_row(in[n], out.base == nullptr ? nullptr : out[n], in.width, target[n], scale);
+      A* const shifts = scratch.get() + omp_get_thread_num() * (held + blocks);
+      A* kept = shifts + blocks;
+      D* const gradient = out.base == nullptr ? nullptr : out[n];
+      if constexpr (std::is_same_v<A, D>) kept = gradient;
+      loss[n] = loss_of_row(in[n], gradient, kept, shifts, in.width, target[n], scale);
     });
   };
   cpu::dispatch(dlogits.empty() ? logits.dtype() : dlogits.dtype(), [&]<class D>() {

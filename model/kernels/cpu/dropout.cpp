@@ -9,22 +9,36 @@ namespace pg::model {
 
 namespace {
 
-constexpr std::int64_t kCounters = 256, kBlock = 4 * kCounters;
+constexpr int kCounters = 256;
+constexpr std::int64_t kBlock = 4 * kCounters;
 
-struct Words {
-  alignas(64) std::uint32_t at[kBlock];
-
-  // Elements [first, first + kBlock) of stream (key, sample); `first` is a multiple of 4.
-  void draw(comm::RandomKey key, std::int64_t sample, std::int64_t first) {
-    const auto high = static_cast<std::uint64_t>(sample);
-    const auto low = static_cast<std::uint64_t>(first) / 4;
+// words[0, kBlock) of elements [first, first + kBlock) of stream (key, sample); `first` is a
+// multiple of 4. Spelled out, with plain pointers: GCC 12 does not vectorise the loop otherwise.
+void draw(std::uint32_t* __restrict words, comm::RandomKey key, std::int64_t sample,
+          std::int64_t first) {
+  const auto high = static_cast<std::uint64_t>(sample);
+  const auto low = static_cast<std::uint64_t>(first) / 4;
 #pragma omp simd
-    for (std::int64_t i = 0; i < kCounters; ++i) {
-      const auto word = comm::philox(key, high, low + static_cast<std::uint64_t>(i));
-      for (int k = 0; k < 4; ++k) at[4 * i + k] = word[k];
-    }
+  for (int i = 0; i < kCounters; ++i) {
+    const auto four = comm::philox(key, high, low + static_cast<std::uint64_t>(i));
+    words[4 * i] = four[0];
+    words[4 * i + 1] = four[1];
+    words[4 * i + 2] = four[2];
+    words[4 * i + 3] = four[3];
   }
-};
+}
+
+// A product, not a choice: NaN and infinity stay visible where they are dropped.
+template <class T>
+void scale_kept(T* __restrict to, const std::uint32_t* __restrict words, std::int64_t n,
+                std::uint32_t highest_dropped, cpu::acc_t<T> scale) {
+  using A = cpu::acc_t<T>;
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const A factor = words[i] > highest_dropped ? scale : A{0};
+    cpu::put(to[i], cpu::load(to[i]) * factor);
+  }
+}
 
 }  // namespace
 
@@ -46,18 +60,13 @@ void CpuKernels::dropout(TensorView x, const Dropout& dropout) {
     cpu::for_rows(sequences * blocks, kBlock, [&](std::int64_t piece) {
       const std::int64_t sequence = piece / blocks, first = piece % blocks * kBlock;
       const std::int64_t first_row = sequence * (x.dim(0) / sequences);
-      Words words;
-      words.draw(dropout.key, dropout.samples[sequence], first);
+      alignas(64) std::uint32_t words[kBlock];
+      draw(words, dropout.key, dropout.samples[sequence], first);
       const std::int64_t end = std::min(length, first + kBlock);
       for (std::int64_t e = first; e < end;) {  // run by run, as rows may be padded
         const std::int64_t column = e % width, run = std::min(width - column, end - e);
         T* const to = rows[first_row + e / width] + column;
-        const std::uint32_t* const word = words.at + (e - first);
-        // A product, not a choice: NaN and infinity stay visible where they are dropped.
-#pragma omp simd
-        for (std::int64_t i = 0; i < run; ++i) {
-          cpu::put(to[i], cpu::load(to[i]) * (word[i] > highest_dropped ? scale : A{0}));
-        }
+        scale_kept(to, words + (e - first), run, highest_dropped, scale);
         e += run;
       }
     });

@@ -1,0 +1,63 @@
+#include "app/check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "app/console.h"
+#include "app/memory_plan.h"
+
+namespace pg::app {
+namespace {
+
+std::string byte_line(const char* what, std::int64_t bytes) {
+  constexpr double kMiB = 1 << 20;
+  return fmt::format("#   {:<14}{:>22}  {:>12.1f} MiB\n", what, count_text(bytes),
+                     static_cast<double>(bytes) / kMiB);
+}
+
+}  // namespace
+
+std::string check_report(const Deck& deck, int ranks) {
+  const auto grid = grid_of(deck, ranks);
+  const auto plan = plan_memory(deck, grid);
+  const auto& train = deck.train;
+  const auto batch_ranks = grid.size(comm::kBatch);
+  std::string out = deck.resolved;
+  out += fmt::format("\n# grid    {} = {} ranks\n", grid.text(), ranks);
+  out += fmt::format("# model   {} parameters\n", count_text(plan.parameters));
+  out += fmt::format(
+      "# batch   {} sequences = {} ranks x {} micro-batches x {}; {} tokens a step\n",
+      train.global_batch, batch_ranks, train.global_batch / (batch_ranks * train.micro_batch),
+      train.micro_batch, count_text(train.global_batch * train.seq));
+  out += "# bytes per rank\n";
+  out += byte_line("weights", plan.weights);
+  out += byte_line("gradients", plan.gradients);
+  out += byte_line("master weights", plan.master);
+  out += byte_line("moments", plan.moments);
+  out += byte_line("activations", plan.activations);
+  out += byte_line("total", plan.total);
+  return out;
+}
+
+std::vector<std::string> missing_files(const Deck& deck) {
+  std::vector<std::string> out;
+  const auto look = [&](const char* key, const std::string& path) {
+    std::error_code ignored;
+    if (path.empty() || std::filesystem::exists(path, ignored)) return;
+    out.push_back(
+        fmt::format("{}: {} does not exist yet; `pentagrid prepare` makes it", key, path));
+  };
+  look("data.train", deck.data.train);
+  look("data.valid", deck.data.valid);
+  return out;
+}
+
+int least_ranks(const Deck& deck) {
+  const auto& grid = deck.grid;
+  const auto dp = std::max<std::int64_t>(grid.dp, 1);
+  return static_cast<int>(dp * grid.tp * grid.pp * grid.ep * grid.cp);
+}
+
+}  // namespace pg::app

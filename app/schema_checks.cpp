@@ -1,0 +1,198 @@
+// What several keys decide together: defaults that depend on others, and what does not fit.
+//
+// A check runs only when none of its keys was refused already, and when all of them are known (a
+// command such as `prepare` does not need them all): one mistake, one message.
+#include <algorithm>
+#include <filesystem>
+
+#include "app/schema.h"
+#include "comm/error.h"
+
+namespace pg::app {
+namespace {
+
+std::string divisors_text(std::int64_t n) {
+  constexpr std::size_t kShown = 24;
+  std::vector<std::string> out;
+  for (std::int64_t d = 1; d <= n; ++d) {
+    if (n % d != 0) continue;
+    if (out.size() == kShown) {
+      out.push_back("...");
+      break;
+    }
+    out.push_back(std::to_string(d));
+  }
+  return io::comma_list(out);
+}
+
+// The multiples of `unit` on both sides of `n`: "12 or 24".
+std::string multiples_text(std::int64_t n, std::int64_t unit) {
+  const auto below = n / unit * unit;
+  if (below == 0) return fmt::format("{}", unit);
+  return fmt::format("{} or {}", below, below + unit);
+}
+
+void check_grid(const Deck& deck, io::DeckReader& reader, int ranks) {
+  if (!reader.sound({"grid.dp", "grid.tp", "grid.pp", "grid.ep", "grid.cp"})) return;
+  const auto& grid = deck.grid;
+  const auto& train = deck.train;
+  auto dp = grid.dp;
+  if (ranks > 0) {
+    if (const auto problem = grid_problem(grid, ranks); !problem.empty()) {
+      return reader.refuse("grid.dp", problem);
+    }
+    dp = ranks / (grid.tp * grid.pp * grid.ep * grid.cp);
+  }
+  if (train.global_batch <= 0 || train.micro_batch <= 0) return;
+  if (train.global_batch % train.micro_batch != 0) {
+    return reader.refuse(
+        "train.global_batch",
+        fmt::format("{} is not a multiple of micro_batch = {}; nearest: {}", train.global_batch,
+                    train.micro_batch, multiples_text(train.global_batch, train.micro_batch)));
+  }
+  dp = std::max<std::int64_t>(dp, 1);  // 0: not known yet, and one rank is the least demand
+  const auto at_once = dp * grid.ep * train.micro_batch;
+  if (train.global_batch % at_once != 0) {
+    reader.refuse(
+        "train.global_batch",
+        fmt::format("{} is not a multiple of dp*ep*micro_batch = {}*{}*{} = {}; nearest: {}; with "
+                    "this batch dp*ep may be {}",
+                    train.global_batch, dp, grid.ep, train.micro_batch, at_once,
+                    multiples_text(train.global_batch, at_once),
+                    divisors_text(train.global_batch / train.micro_batch)));
+  }
+}
+
+void check_model(const Deck& deck, io::DeckReader& reader) {
+  const auto& model = deck.model;
+  if (reader.sound({"model.heads", "model.kv_heads"}) && model.heads > 0 && model.kv_heads > 0 &&
+      model.heads % model.kv_heads != 0) {
+    reader.refuse("model.kv_heads",
+                  fmt::format("{} does not divide heads = {}; legal: {}", model.kv_heads,
+                              model.heads, divisors_text(model.heads)));
+  }
+  if (!reader.sound({"model.hidden", "model.heads", "model.head_dim", "model.position"})) return;
+  const bool derived = !reader.given("model.head_dim");
+  if (derived && model.heads > 0 && model.hidden % model.heads != 0) {
+    return reader.refuse("model.heads",
+                         fmt::format("{} does not divide hidden = {}; set model.head_dim, or heads "
+                                     "to one of {}",
+                                     model.heads, model.hidden, divisors_text(model.hidden)));
+  }
+  if (model.position == model::PositionKind::kRope && model.head_dim % 2 != 0) {
+    reader.refuse("model.head_dim",
+                  fmt::format("{}{} is odd; rope turns pairs of elements",
+                              derived ? "hidden / heads = " : "", model.head_dim));
+  }
+}
+
+void check_training(const Deck& deck, io::DeckReader& reader) {
+  const auto& train = deck.train;
+  if (reader.sound({"train.seq", "model.max_seq"}) && train.seq > deck.model.max_seq) {
+    reader.refuse("train.seq", fmt::format("{} is longer than model.max_seq = {}", train.seq,
+                                           deck.model.max_seq));
+  }
+  if (reader.sound({"train.eval_every", "data.valid"}) && train.eval_every > 0 &&
+      deck.data.valid.empty()) {
+    reader.refuse("train.eval_every", "it needs data.valid; 0 turns evaluation off");
+  }
+  const auto& schedule = deck.schedule;
+  if (reader.sound({"optimizer.lr", "schedule.min_lr"}) && schedule.min_lr > deck.optimizer.lr) {
+    reader.refuse("schedule.min_lr",
+                  fmt::format("{} is above optimizer.lr = {}", schedule.min_lr, deck.optimizer.lr));
+  }
+  if (!reader.sound({"train.steps", "schedule.warmup"}) || train.steps == 0) return;
+  if (schedule.warmup > train.steps) {
+    reader.refuse("schedule.warmup",
+                  fmt::format("{} is more than train.steps = {}", schedule.warmup, train.steps));
+  } else if (reader.sound({"schedule.kind", "schedule.decay"}) && schedule.kind == LrKind::kWsd &&
+             schedule.warmup + schedule.decay > train.steps) {
+    reader.refuse("schedule.decay",
+                  fmt::format("warmup + decay = {} + {} is more than train.steps = {}",
+                              schedule.warmup, schedule.decay, train.steps));
+  }
+}
+
+// What no machine holds is refused before sizes are multiplied: the products stay below 2^63.
+void check_sizes(const Deck& deck, io::DeckReader& reader) {
+  constexpr double kBytesMax = 0x1p50;   // 1 PiB of activations on a rank
+  constexpr double kTokensMax = 0x1p62;  // of a whole run
+  if (!reader.sound({"model.layers", "model.hidden", "model.heads", "model.head_dim", "model.ffn",
+                     "model.vocab", "train.seq", "train.micro_batch"})) {
+    return;
+  }
+  const auto& m = deck.model;
+  const auto& train = deck.train;
+  const auto tokens = static_cast<double>(train.micro_batch) * static_cast<double>(train.seq);
+  const auto block = static_cast<double>(m.layers) *
+                     static_cast<double>(8 * m.hidden + 4 * m.q_width() + 4 * m.ffn);
+  const double bytes = tokens * (block + static_cast<double>(m.vocab)) * sizeof(double);
+  if (bytes > kBytesMax) {
+    reader.refuse("train.micro_batch",
+                  fmt::format("{} sequences of {} tokens need about {:.1e} bytes of activations; "
+                              "{:.1e} is the limit",
+                              train.micro_batch, train.seq, bytes, kBytesMax));
+  }
+  const double run = static_cast<double>(train.steps) * static_cast<double>(train.global_batch) *
+                     static_cast<double>(train.seq);
+  if (reader.sound({"train.steps", "train.global_batch"}) && run > kTokensMax) {
+    reader.refuse("train.steps", fmt::format("steps*global_batch*seq = {:.1e} tokens; {:.1e} is "
+                                             "the limit",
+                                             run, kTokensMax));
+  }
+}
+
+void check_data(const Deck& deck, io::DeckReader& reader, Purpose purpose) {
+  constexpr std::int64_t kByteTokens = 256;
+  const auto& data = deck.data;
+  if (reader.sound({"data.train", "data.valid"}) && !data.train.empty() &&
+      std::filesystem::path(data.train).lexically_normal() ==
+          std::filesystem::path(data.valid).lexically_normal()) {
+    reader.refuse("data.valid", "it is the same file as data.train");
+  }
+  if (purpose == Purpose::kPrepare && data.tokenizer == "bytes" &&
+      reader.sound({"data.tokenizer", "model.vocab"}) && deck.model.vocab < kByteTokens) {
+    reader.refuse("model.vocab", fmt::format("{} is less than the {} tokens of \"bytes\"",
+                                             deck.model.vocab, kByteTokens));
+  }
+}
+
+}  // namespace
+
+void derive_defaults(Deck& deck, const io::DeckReader& reader, const std::string& file) {
+  auto& model = deck.model;
+  if (!reader.given("run.name")) {
+    deck.run.name = io::one_line(std::filesystem::path(file).stem().string());
+  }
+  if (!reader.given("run.output")) deck.run.output = "runs/" + deck.run.name;
+  if (!reader.given("model.kv_heads")) model.kv_heads = model.heads;
+  if (!reader.given("model.head_dim") && model.heads > 0) {
+    model.head_dim = model.hidden / model.heads;
+  }
+  if (!reader.given("model.ffn")) {
+    const auto wide = (8 * model.hidden + 2) / 3;
+    model.ffn =
+        model.activation == model::Activation::kGelu ? 4 * model.hidden : (wide + 63) / 64 * 64;
+  }
+  if (!reader.given("model.max_seq")) model.max_seq = deck.train.seq;
+  if (!reader.given("schedule.decay")) {
+    const auto fifth = std::max<std::int64_t>(deck.train.steps / 5, 1);
+    deck.schedule.decay = deck.schedule.kind == LrKind::kWsd ? fifth : 0;
+  }
+}
+
+void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int ranks) {
+  const auto& name = deck.run.name;
+  if (reader.sound({"run.name"}) && (name.find('/') != name.npos || name == "." || name == "..")) {
+    reader.refuse("run.name",
+                  "it names a folder below runs/ and takes no slash; run.output takes "
+                  "a path");
+  }
+  if (purpose != Purpose::kPrepare) check_grid(deck, reader, ranks);
+  check_model(deck, reader);
+  check_training(deck, reader);
+  check_sizes(deck, reader);
+  check_data(deck, reader, purpose);
+}
+
+}  // namespace pg::app

@@ -1,0 +1,117 @@
+// What a row of the table in schema_table.cpp is made of: how a key and a field of Deck correspond,
+// and the row itself. Included by that file only.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "app/schema.h"
+
+namespace pg::app {
+
+template <class T>
+constexpr io::KeyType type_of() {
+  if constexpr (std::is_same_v<T, bool>) return io::KeyType::kBool;
+  if constexpr (std::is_same_v<T, double>) return io::KeyType::kFloat;
+  if constexpr (std::is_same_v<T, std::string>) return io::KeyType::kString;
+  if constexpr (std::is_same_v<T, std::vector<std::string>>) return io::KeyType::kStrings;
+  return io::KeyType::kInt;
+}
+
+template <class Section, class T>
+Field at(Section Deck::*section, T Section::*member) {
+  return {
+      type_of<T>(),
+      {},
+      [=](Deck& deck, const io::DeckValue& value) { (deck.*section).*member = std::get<T>(value); },
+      [=](const Deck& deck) { return io::DeckValue((deck.*section).*member); }};
+}
+
+// A choice held as text.
+template <class Section>
+Field at(Section Deck::*section, std::string Section::*member, std::vector<std::string> choices) {
+  Field field = at(section, member);
+  field.type = io::KeyType::kChoice;
+  field.choices = std::move(choices);
+  return field;
+}
+
+// A choice held as an enum: values[i] is what words[i] means.
+template <class Section, class E>
+Field at(Section Deck::*section, E Section::*member, std::vector<std::string> words,
+         std::vector<E> values) {
+  const auto set = [=](Deck& deck, const io::DeckValue& value) {
+    for (std::size_t i = 0; i < words.size(); ++i) {
+      if (words[i] == std::get<std::string>(value)) (deck.*section).*member = values[i];
+    }
+  };
+  const auto get = [=](const Deck& deck) {
+    std::string word;
+    for (std::size_t i = 0; i < words.size(); ++i) {
+      if (values[i] == (deck.*section).*member) word = words[i];
+    }
+    return io::DeckValue(word);
+  };
+  return {io::KeyType::kChoice, words, set, get};
+}
+
+// One row, in the order in which a reader wants to know it.
+struct Row {
+  const char* name = "";
+  Field field;
+  unsigned needed_by = 0;
+  std::optional<io::DeckValue> fallback{};
+  const char* fallback_text = "";
+  io::KeyRange range{};
+  std::vector<std::string> later{};
+  bool reserved = false;
+  const char* unit = "";
+  const char* doc = "";
+};
+
+inline io::KeyRange at_least(double low) {
+  return {.low = low};
+}
+inline io::KeyRange above(double low) {
+  return {.low = low, .low_open = true};
+}
+inline io::KeyRange between(double low, double high) {
+  return {.low = low, .high = high};
+}
+// [0, 1)
+inline io::KeyRange fraction() {
+  return {.low = 0, .high = 1, .high_open = true};
+}
+
+// A key whose feature comes later: its default is the only legal value.
+inline Row reserved(const char* name, io::DeckValue fallback, Field field = {}) {
+  if (!field.set) {
+    static constexpr io::KeyType kTypes[] = {io::KeyType::kBool, io::KeyType::kInt,
+                                             io::KeyType::kFloat, io::KeyType::kString,
+                                             io::KeyType::kStrings};
+    field.type = kTypes[fallback.index()];
+  }
+  return {.name = name, .field = std::move(field), .fallback = fallback, .reserved = true};
+}
+
+inline SchemaKey schema_key(Row row) {
+  const std::string name = row.name;
+  const auto dot = name.find('.');
+  SchemaKey key;
+  key.spec = {.section = name.substr(0, dot),
+              .key = name.substr(dot + 1),
+              .type = row.field.type,
+              .fallback = row.fallback,
+              .fallback_text = row.fallback_text,
+              .range = row.range,
+              .choices = row.field.choices,
+              .later = row.later,
+              .reserved = row.reserved,
+              .unit = row.unit,
+              .doc = row.doc};
+  key.field = std::move(row.field);
+  key.needed_by = row.needed_by;
+  return key;
+}
+
+}  // namespace pg::app

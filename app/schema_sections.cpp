@@ -1,0 +1,37 @@
+// The sections of the deck in order, and the rules that hold over several keys.
+#include "app/schema.h"
+
+namespace pg::app {
+
+const std::vector<SchemaSection>& deck_sections() {
+  static const std::vector<SchemaSection> sections = {
+      {"run", "the run as a whole", ""},
+      {"grid", "how the ranks of the job are arranged",
+       "dp*tp*pp*ep*cp is the number of ranks. The same deck and seed give the same loss curve on\n"
+       "every legal grid, up to the order of sums."},
+      {"pipeline", "the pipeline's schedule", ""},
+      {"context", "attention over a split sequence", ""},
+      {"recompute", "activations computed again instead of kept", ""},
+      {"model", "the transformer's shape",
+       "heads is a multiple of kv_heads; without head_dim, hidden is a multiple of heads."},
+      {"moe", "mixture of experts", ""},
+      {"data", "text, tokenizer and token files", "Relative paths start at the working directory."},
+      {"train", "length and batches of the training",
+       "global_batch is a multiple of dp*ep*micro_batch; seq is at most model.max_seq."},
+      {"optimizer", "the update of the weights", ""},
+      {"schedule", "the learning rate",
+       "lr(t) at step t, counted from 1, with W = warmup, S = train.steps, D = decay:\n"
+       "  t <= W     lr * t / W, whatever the kind; after it\n"
+       "  cosine     min_lr + (lr - min_lr) * (1 + cos(pi * (t - W) / (S - W))) / 2\n"
+       "  linear     lr + (min_lr - lr) * (t - W) / (S - W)\n"
+       "  constant   lr\n"
+       "  wsd        t <= S - D: lr; after it lr + (min_lr - lr) * (t - (S - D)) / D"},
+      {"checkpoint", "saving and going on", ""},
+      {"log", "what is printed", ""},
+      {"generate", "text from a trained model", ""},
+      {"plan", "the cluster that the planner plans for", ""},
+  };
+  return sections;
+}
+
+}  // namespace pg::app

@@ -1,0 +1,68 @@
+// What every carrier of a group demands of its callers, so that a wrong call is a bug with its
+// numbers on one rank and never wrong bytes or a hang on another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "comm/error.h"
+#include "comm/group.h"
+
+namespace pg::comm {
+
+inline void require_host(const Group& group, const BufferView& buffer) {
+  PG_ASSERT(buffer.device == Device::kCpu, "group {} carries host memory only", group.name());
+  PG_ASSERT(buffer.data != nullptr || buffer.count == 0, "group {}: {} elements at null",
+            group.name(), buffer.count);
+}
+
+inline void require_rank(const Group& group, int rank) {
+  PG_ASSERT(rank >= 0 && rank < group.size(), "rank {} in group {} of {}", rank, group.name(),
+            group.size());
+}
+
+// Where rank `index`'s part of a gathered buffer begins.
+inline char* part_of(const BufferView& whole, std::size_t count, int index) {
+  return static_cast<char*>(whole.data) +
+         static_cast<std::size_t>(index) * count * dtype_size(whole.dtype);
+}
+
+inline bool overlap(const BufferView& a, const BufferView& b) {
+  const auto x = reinterpret_cast<std::uintptr_t>(a.data);
+  const auto y = reinterpret_cast<std::uintptr_t>(b.data);
+  return x < y + b.bytes() && y < x + a.bytes();
+}
+
+// `part` is one rank's share of `whole`.
+inline void require_parts(const Group& group, const BufferView& part, const BufferView& whole) {
+  require_host(group, part);
+  require_host(group, whole);
+  PG_ASSERT(part.dtype == whole.dtype, "group {}: {} and {}", group.name(), dtype_name(part.dtype),
+            dtype_name(whole.dtype));
+  PG_ASSERT(whole.count == part.count * static_cast<std::size_t>(group.size()),
+            "group {}: {} elements for {} ranks of {}", group.name(), whole.count, group.size(),
+            part.count);
+}
+
+inline bool gathers_in_place(const Group& group, const BufferView& send, const BufferView& recv) {
+  return send.data == part_of(recv, send.count, group.rank());
+}
+
+inline void require_all_gather(const Group& group, const BufferView& send, const BufferView& recv) {
+  require_parts(group, send, recv);
+  PG_ASSERT(gathers_in_place(group, send, recv) || !overlap(send, recv),
+            "group {}: all_gather of {} elements over itself", group.name(), send.count);
+}
+
+inline bool scatters_in_place(const Group& group, const BufferView& send, const BufferView& recv) {
+  return recv.data == part_of(send, recv.count, group.rank());
+}
+
+inline void require_reduce_scatter(const Group& group, const BufferView& send,
+                                   const BufferView& recv) {
+  require_parts(group, recv, send);
+  PG_ASSERT(scatters_in_place(group, send, recv) || !overlap(send, recv),
+            "group {}: reduce_scatter of {} elements over itself", group.name(), send.count);
+}
+
+}  // namespace pg::comm

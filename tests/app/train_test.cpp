@@ -1,0 +1,172 @@
+// What `train` leaves behind and refuses: metrics, validation, folders, not-finite values, memory.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "app/memory_plan.h"
+#include "app/train.h"
+#include "harness/tiny_run.h"
+#include "io/run_folder.h"
+
+namespace pg::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+comm::Communicator world() {
+  return comm::Communicator::world();
+}
+
+app::Deck deck_in(const std::string& folder) {
+  static const auto train_tokens =
+      make_tokens(world(), "train" + std::to_string(world().size()), 2401, 61, 5);
+  auto deck = llama_deck(train_tokens, DType::kF64);
+  deck.train.steps = 4;
+  deck.run.output =
+      (scratch_folder("train") / (folder + "_np" + std::to_string(world().size()))).string();
+  const auto group = comm::make_mpi_group(world(), "clean");
+  if (group->rank() == 0) fs::remove_all(deck.run.output);
+  group->barrier();
+  return deck;
+}
+
+std::vector<nlohmann::json> records(const app::Deck& deck) {
+  std::vector<nlohmann::json> all;
+  std::ifstream in(fs::path(deck.run.output) / "metrics.jsonl");
+  for (std::string line; std::getline(in, line);) all.push_back(nlohmann::json::parse(line));
+  return all;
+}
+
+ExitCode code_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return ExitCode::kDone;
+}
+
+TEST(Train, metrics_hold_every_key_of_every_step) {
+  const auto deck = deck_in("metrics");
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  const auto all = records(deck);
+  ASSERT_EQ(all.size(), 4U);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    EXPECT_EQ(all[i]["step"], i + 1);
+    for (const char* key : {"loss", "aux_loss", "lr", "grad_norm", "tokens", "step_s",
+                            "tokens_per_s", "mfu", "peak_bytes"}) {
+      EXPECT_TRUE(all[i].contains(key)) << key;
+    }
+    EXPECT_EQ(all[i]["tokens"], 24 * 12);
+  }
+  // A fresh model knows nothing: its loss is near ln(vocab).
+  EXPECT_NEAR(all[0]["loss"].get<double>(), std::log(61.0), 0.1);
+}
+
+TEST(Train, validation_is_the_same_whatever_the_batch_and_counts_each_token_once) {
+  // 50 samples, no multiple of 24 or of the ranks: the last batch is filled up and masked.
+  const auto valid = make_tokens(world(), "valid" + std::to_string(world().size()), 601, 61, 9);
+  std::vector<double> losses;
+  for (const std::int64_t batch : {24, 12}) {
+    auto deck = deck_in("valid" + std::to_string(batch));
+    deck.data.valid = valid.string();
+    deck.train.global_batch = batch;
+    deck.train.eval_batches = 100;
+    comm::ProcessGrid grid(world(), app::grid_of(deck, world().size()));
+    app::Trainer trainer(deck, grid);
+    const auto result = trainer.evaluate();
+    EXPECT_EQ(result.tokens, 50 * 12);
+    losses.push_back(result.loss);
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-13 * losses[0]);
+}
+
+TEST(Train, validation_does_not_disturb_training) {
+  auto deck = deck_in("undisturbed");
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  const auto without = records(deck);
+  deck = deck_in("disturbed");
+  deck.data.valid = deck.data.train;
+  deck.train.eval_every = 1;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  std::vector<double> losses;
+  for (const auto& record : records(deck)) {
+    if (record.contains("loss")) losses.push_back(record["loss"].get<double>());
+    EXPECT_NE(record.contains("loss"), record.contains("valid_loss"));
+  }
+  ASSERT_EQ(losses.size(), without.size());
+  for (std::size_t i = 0; i < losses.size(); ++i) EXPECT_EQ(losses[i], without[i]["loss"]);
+}
+
+TEST(Train, a_folder_that_holds_a_run_is_refused_and_left_alone) {
+  auto deck = deck_in("taken");
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  const auto before = records(deck);
+  EXPECT_EQ(code_of([&] { app::run_train(deck, world()); }), ExitCode::kDeck);
+  EXPECT_EQ(records(deck), before);
+  std::ifstream in(fs::path(deck.run.output) / "exit.json");
+  EXPECT_EQ(nlohmann::json::parse(in)["code"], 0);
+}
+
+TEST(Train, resuming_nothing_is_refused_unless_auto) {
+  auto deck = deck_in("nothing");
+  deck.checkpoint.resume = "latest";
+  EXPECT_EQ(code_of([&] { app::run_train(deck, world()); }), ExitCode::kCheckpoint);
+  deck.checkpoint.resume = "auto";
+  EXPECT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+}
+
+TEST(Train, a_model_smaller_than_the_vocabulary_of_its_data_is_refused) {
+  auto deck = deck_in("vocab");
+  deck.model.vocab = 60;
+  EXPECT_EQ(code_of([&] { app::run_train(deck, world()); }), ExitCode::kDeck);
+}
+
+TEST(Train, a_run_that_diverges_ends_with_the_numerical_code_and_no_checkpoint) {
+  auto deck = deck_in("diverges");
+  deck.run.precision = DType::kF32;
+  deck.optimizer.clip = 0;
+  deck.optimizer.lr = 1e30;
+  deck.schedule.kind = app::LrKind::kConstant;
+  deck.schedule.warmup = 0;
+  EXPECT_EQ(code_of([&] { app::run_train(deck, world()); }), ExitCode::kNumerical);
+  if (world().rank() == 0) {
+    std::ifstream in(fs::path(deck.run.output) / "exit.json");
+    EXPECT_EQ(nlohmann::json::parse(in)["code"], 7);
+    EXPECT_TRUE(io::RunFolder(deck.run.output).holds_run());
+    EXPECT_TRUE(fs::is_empty(fs::path(deck.run.output) / "checkpoints"));
+  }
+}
+
+TEST(Train, planned_activations_are_the_arena_s_high_water) {
+  for (const auto make : {llama_deck, gpt2_deck}) {
+    for (const auto type : {DType::kF64, DType::kF32, DType::kBF16}) {
+      auto deck = make(deck_in("memory").data.train, type);
+      comm::ProcessGrid grid(world(), app::grid_of(deck, world().size()));
+      app::Trainer trainer(deck, grid);
+      trainer.step();
+      const auto plan = app::plan_memory(deck, grid.shape());
+      EXPECT_EQ(trainer.arena_high_water(), static_cast<std::size_t>(plan.activations));
+      EXPECT_EQ(plan.total,
+                plan.weights + plan.gradients + plan.master + plan.moments + plan.activations);
+    }
+  }
+}
+
+TEST(Train, one_thread_and_two_agree_within_the_bound_of_reassociation) {
+  // Products may split their sums by thread: fp32 losses within the parity bound.
+  auto deck = llama_deck(deck_in("threads").data.train, DType::kF32);
+  const auto one = train(comm::Communicator::self(), deck, 10);
+  deck.run.threads = 2;
+  const auto two = train(comm::Communicator::self(), deck, 10);
+  EXPECT_LE(deviation(two.losses, one.losses), 2e-4);
+  deck.run.threads = 1;
+  const auto again = train(comm::Communicator::self(), deck, 10);
+  EXPECT_EQ(again.losses, one.losses);
+  EXPECT_EQ(again.weights, one.weights);
+}
+
+}  // namespace
+}  // namespace pg::testing

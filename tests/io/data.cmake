@@ -1,0 +1,5 @@
+pg_test(io.sampler SOURCES ${CMAKE_CURRENT_LIST_DIR}/sampler_test.cpp)
+pg_test(io.text_source SOURCES ${CMAKE_CURRENT_LIST_DIR}/text_source_test.cpp)
+pg_test(io.tokenizer SOURCES ${CMAKE_CURRENT_LIST_DIR}/tokenizer_test.cpp)
+pg_test(io.token_file SOURCES ${CMAKE_CURRENT_LIST_DIR}/token_file_test.cpp)
+pg_test(app.prepare_text SOURCES ${CMAKE_CURRENT_LIST_DIR}/prepare_text_test.cpp)

@@ -1,0 +1,104 @@
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "tests/model/kernels/operands.h"
+
+namespace pg::model::testing {
+namespace {
+
+const comm::RandomKey kKey = comm::random_key(3, "dropout test");
+
+template <class T>
+class DropoutOp : public ::testing::Test {};
+TYPED_TEST_SUITE(DropoutOp, ComputeTypes);
+
+// The mask as the contract defines it, one element at a time.
+TYPED_TEST(DropoutOp, survivors_are_scaled_and_the_mask_is_the_one_of_the_contract) {
+  using T = TypeParam;
+  const auto kernels = make_cpu_kernels(0);
+  const std::vector<std::int64_t> samples = {5, 0, 1'000'000'007'000};
+  for (const double rate : {0.1, 0.5, 0.9}) {
+    for (const std::int64_t width : {1, 3, 17, 255, 257}) {
+      for (const std::int64_t padding : {0, 7}) {
+        const std::int64_t length = 9;
+        auto x = Matrix<T>::random("x", 3 * length, width, padding);
+        const auto before = x;
+        kernels->dropout(x.view(), {rate, kKey, samples});
+        for (std::int64_t i = 0; i < x.n; ++i) {
+          for (std::int64_t j = 0; j < width; ++j) {
+            const std::uint32_t bits = comm::random_bits(
+                kKey, static_cast<std::uint64_t>(samples[i / length]), i % length * width + j);
+            const bool survives = bits * 0x1.0p-32 >= rate;
+            const double want = survives ? before(i, j) / (1.0 - rate) : 0.0;
+            // The factor 1 / (1 - rate) and the product: two roundings.
+            expect_close(x.at(i, j), want, std::fabs(want), 2, place(i, j));
+          }
+        }
+        EXPECT_TRUE(x.padding_is_untouched());
+      }
+    }
+  }
+}
+
+TEST(DropoutOp, the_kept_share_is_binomial) {
+  const auto kernels = make_cpu_kernels(0);
+  const std::vector<std::int64_t> samples = {0, 1, 2, 3};
+  for (const double rate : {0.01, 0.1, 0.5}) {
+    Matrix<float> x(4 * 64, 256);
+    x.fill(1.0);
+    kernels->dropout(x.view(), {rate, kKey, samples});
+    double kept = 0.0;
+    for (const float v : x.storage) kept += v != 0.0f;
+    const double n = static_cast<double>(x.storage.size());
+    // Five standard deviations; the key is fixed, so this holds always or never.
+    EXPECT_NEAR(kept, n * (1.0 - rate), 5.0 * std::sqrt(n * rate * (1.0 - rate)));
+  }
+}
+
+TYPED_TEST(DropoutOp, the_mask_depends_on_the_sample_not_on_the_batch_or_the_team) {
+  using T = TypeParam;
+  const auto kernels = make_cpu_kernels(0);
+  const std::int64_t length = 50, width = 129;
+  const std::vector<std::int64_t> samples = {7, 3, 12, 4};
+  const auto input = Matrix<T>::random("x", 4 * length, width);
+  Matrix<T> first(1, 1);
+  for_each_team([&](int threads) {
+    auto whole = input;
+    kernels->dropout(whole.view(), {0.3, kKey, samples});
+    if (threads == 1) first = whole;
+    EXPECT_TRUE(whole.same_bits(first)) << threads;
+  });
+  for (std::int64_t b = 0; b < 4; ++b) {
+    auto alone = input;
+    const auto rows = alone.view().slice(0, b * length, length);
+    kernels->dropout(rows, {0.3, kKey, std::span(samples).subspan(b, 1)});
+    for (std::int64_t i = b * length; i < (b + 1) * length; ++i) {
+      for (std::int64_t j = 0; j < width; ++j) ASSERT_EQ(alone(i, j), first(i, j)) << place(i, j);
+    }
+  }
+}
+
+TYPED_TEST(DropoutOp, nan_and_infinity_are_not_dropped) {
+  using T = TypeParam;
+  const auto kernels = make_cpu_kernels(0);
+  const std::vector<std::int64_t> samples = {0};
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    Matrix<T> x(8, 33);
+    x.fill(bad);
+    kernels->dropout(x.view(), {0.5, kKey, samples});
+    for (const T v : x.storage) EXPECT_FALSE(std::isfinite(value(v)));
+  }
+}
+
+TEST(DropoutOp, rate_zero_reads_nothing_else) {
+  const auto kernels = make_cpu_kernels(0);
+  auto x = Matrix<float>::random("x", 3, 5);
+  const auto before = x;
+  kernels->dropout(x.view(), {});
+  EXPECT_TRUE(x.same_bits(before));
+}
+
+}  // namespace
+}  // namespace pg::model::testing
