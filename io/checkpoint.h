@@ -50,6 +50,8 @@ using SaveObserver = std::function<void(std::string_view phase)>;
 
 // `step-000000900`; more digits from step 10^9 on.
 std::string checkpoint_name(std::int64_t step);
+// The step that a name is of; nothing for any other name.
+std::optional<std::int64_t> checkpoint_step(const std::string& name);
 // Entries that carry a final name, whatever they are, newest (highest number) first. Foreign and
 // unfinished ones are skipped. A missing directory is an empty list; an unreadable one is
 // Error(kCheckpoint).
