@@ -11,6 +11,7 @@
 #include "app/check.h"
 #include "app/cli.h"
 #include "app/help.h"
+#include "app/inspect.h"
 #include "app/prepare.h"
 #include "app/schema.h"
 #include "app/train.h"
@@ -40,6 +41,10 @@ int check(const Invocation& call, comm::Group*) {
   return 0;
 }
 
+int inspect(const Invocation& call, comm::Group*) {
+  return app::run_inspect(call.operand);
+}
+
 int help(const Invocation& call, comm::Group*) {
   fmt::print("{}", app::help_text(call.operand));
   return 0;
@@ -55,6 +60,8 @@ const Command kCommands[] = {
      prepare},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
      Command::Takes::kDeckAndRanks, false, check},
+    {"inspect", "what a checkpoint, run or token file holds; verifies its digests",
+     Command::Takes::kPath, false, inspect},
     {"help", "the deck's keys with types, defaults, units and meaning", Command::Takes::kSection,
      false, help},
 };
