@@ -106,9 +106,10 @@ class Run {
         }
         return;
       }
-      const auto choice = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume);
-      for (const auto& message : choice.messages) say("warning: " + message + "\n");
-      if (choice.entry) found = choice.entry->path.string();
+      std::vector<std::string> notes;
+      const auto entry = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume, notes);
+      for (const auto& note : notes) say("warning: " + note + "\n");
+      if (entry) found = entry->string();
     });
     resume_from_ = comm::broadcast(world(), found, 0);
   }
