@@ -61,6 +61,9 @@ class Run {
   void write_exit(ExitCode code, const std::string& reason) const {
     if (root() && folder_is_ours_) folder_.write_exit(static_cast<int>(code), reason);
   }
+  // mpirun kills what still runs once one rank has returned non-zero: nobody leaves before all have
+  // written.
+  void leave_together() { world().barrier(); }
 
   ExitCode run() {
     // 1. What to resume, and a folder that is writable, has room, and is ours.
@@ -259,9 +262,11 @@ ExitCode run_train(const Deck& deck, const comm::Communicator& world) {
   try {
     const auto code = run.run();
     run.write_exit(code, code == ExitCode::kDone ? "done" : "stopped early, resumable");
+    run.leave_together();
     return code;
   } catch (const Error& error) {
     run.write_exit(error.code(), error.what());
+    if (error.ranks() == run.world().size()) run.leave_together();
     throw;
   }
 }

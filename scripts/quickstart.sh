@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The quickstart behind `make run`: text to tokens, training on 2 ranks up to a stop, as a wall
-# limit would make it, and on from the checkpoint to the end. Tokens are reused while the text and
-# the deck's [data] are the same; a run that is already there is kept once, as *.previous.
+# limit would make it, and on from the checkpoint to the end. `prepare` keeps tokens that are there
+# and were made from the same text; a run that is already there is kept once, as *.previous.
 # TEXT: the text instead of the deck's, one file or several files and globs between blanks.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -24,8 +24,14 @@ deck_value() {
   printf '%s\n' "$value"
 }
 
-# TEXT as a TOML array of strings. A name of one file may hold blanks; globs are left to the program.
-text_override=()
+output=$(deck_value run output)
+steps=$(deck_value train steps)
+vocab=$(deck_value model vocab)
+tokens=$(deck_value data train)
+
+# TEXT as a TOML array of strings, with token files of its own. A name of one file may hold blanks;
+# globs are left to the program.
+data=()
 if [[ -n ${TEXT:-} ]]; then
   words=("$TEXT")
   [[ -e $TEXT ]] || read -r -d '' -a words <<<"$TEXT" || true
@@ -34,27 +40,15 @@ if [[ -n ${TEXT:-} ]]; then
     word=${word//\\/\\\\}
     array+=${array:+, }'"'${word//\"/\\\"}'"'
   done
-  text_override=("data.text=[$array]")
+  folder=runs/quickstart-text-$(cksum <<<"$array" | cut -d ' ' -f 1)
+  tokens=$folder/train.h5
+  data=("data.text=[$array]" "data.tokenizer=\"$folder/tokenizer.model\""
+    "data.train=\"$tokens\"" "data.valid=\"$folder/valid.h5\"")
 fi
 
-tokens=$(deck_value data train)
-output=$(deck_value run output)
-steps=$(deck_value train steps)
-vocab=$(deck_value model vocab)
-
-# 1. Text to tokens. What the file was made from lies beside it.
-made_from=$tokens.made-from
-now=$(printf '%s\n' "${text_override[*]}"
-  awk '/^[ \t]*\[/ { here = $1 } here == "[data]" || (here == "[model]" && $1 == "vocab")' "$deck")
-if [[ -f $tokens && -f $made_from && $(<"$made_from") == "$now" ]]; then
-  step tokens "$tokens is there"
-else
-  step tokens "$program prepare $deck ${text_override[*]}"
-  mkdir -p "$(dirname "$tokens")"
-  rm -f "$made_from" "$tokens"
-  "$program" prepare "$deck" "${text_override[@]}"
-  printf '%s\n' "$now" >"$made_from"
-fi
+# 1. Text to tokens.
+step tokens "$program prepare $deck ${data[*]}"
+"$program" prepare "$deck" "${data[@]}" </dev/null
 
 # 2. Training on two ranks, up to a stop with the exit code 75 (stopped early, resumable).
 if [[ -e $output ]]; then
@@ -67,9 +61,9 @@ half=$(($(cores) / 2))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((half > 0 ? half : 1))}
 stop=$((steps - steps / 6))
 train() {
-  step train "mpirun -np 2 $program train $deck $*"
+  step train "mpirun -np 2 $program train $deck${data:+ ${data[*]:1}} $*"
   # --quiet: mpirun takes the exit code 75 for a fault and would say so at length.
-  mpirun --quiet -np 2 "$program" train "$deck" "$@" </dev/null
+  mpirun --quiet -np 2 "$program" train "$deck" "${data[@]:1}" "$@" </dev/null
 }
 status=0
 train run.stop_after=$stop || status=$?
