@@ -90,8 +90,8 @@ std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path
                                                      const std::string& resume,
                                                      std::vector<std::string>& notes);
 
-// At least the bytes that save_checkpoint writes for these tensors (global shapes), at most ~1 KiB
-// a tensor and some 100 KiB more.
+// At least the bytes that save_checkpoint writes for these tensors (global shapes), at most 100 KiB
+// and 1 KiB a tensor (5 for those of a MiB or more) above.
 std::int64_t checkpoint_bytes(std::span<const comm::TensorRecord> tensors);
 // Removes all but the newest `keep` entries (0: none removed) of step `last_saved` or below. Pass
 // the step just saved: newer entries are then damaged ones that a resume passed over, and counting

@@ -35,11 +35,11 @@ std::vector<Link> links_of(const Place& place, hid_t group) {
             "listing links");
   for (const auto& link : links) {
     if (link.type != H5L_TYPE_HARD) {
-      throw fail(place.code, "{}: '{}' is a {} link; only plain datasets are accepted",
-                 place.path.string(), link.name,
-                 link.type == H5L_TYPE_SOFT       ? "soft"
-                 : link.type == H5L_TYPE_EXTERNAL ? "external"
-                                                  : "user-defined");
+      const char* kind = link.type == H5L_TYPE_SOFT       ? "a soft"
+                         : link.type == H5L_TYPE_EXTERNAL ? "an external"
+                                                          : "a user-defined";
+      throw fail(place.code, "{}: '{}' is {} link; only plain datasets are accepted",
+                 place.path.string(), link.name, kind);
     }
   }
   return links;

@@ -48,7 +48,7 @@ void compare_tensors(const std::filesystem::path& path, std::span<const comm::Te
 // Serial, each rank for itself. Fills the slabs. Error(kCheckpoint).
 void read_state(const std::filesystem::path& path, std::span<const comm::TensorRecord> tensors);
 
-// At least the size of the file that lay_out_state makes, at most ~1 KiB a tensor more.
+// At least the size of the file that lay_out_state makes, within the bounds of checkpoint_bytes.
 std::int64_t state_bytes(std::span<const comm::TensorRecord> tensors);
 
 }  // namespace pg::io
