@@ -37,6 +37,7 @@ std::string check_report(const Deck& deck, int ranks) {
   out += byte_line("master weights", plan.master);
   out += byte_line("moments", plan.moments);
   out += byte_line("activations", plan.activations);
+  out += byte_line("packed copies", plan.packed);
   out += byte_line("total", plan.total);
   return out;
 }

@@ -73,11 +73,12 @@ std::string banner_text(const Banner& b) {
   text += row("model", model_text(d.model));
   text += row("", fmt::format("{} parameters, {}", count_text(memory.parameters),
                               dtype_name(d.run.precision)));
-  text += row("memory",
-              fmt::format("{} a rank: weights {}, gradients {}, master {}, moments {}, "
-                          "activations {}",
-                          size(memory.total), size(memory.weights), size(memory.gradients),
-                          size(memory.master), size(memory.moments), size(memory.activations)));
+  text +=
+      row("memory", fmt::format("{} a rank: weights {}, gradients {}, master {}, moments {},",
+                                size(memory.total), size(memory.weights), size(memory.gradients),
+                                size(memory.master), size(memory.moments)));
+  text += row("", fmt::format("activations {}, packed copies of weights {}",
+                              size(memory.activations), size(memory.packed)));
   text += row("data", fmt::format("{}: {} tokens, {} samples of {}", d.data.train,
                                   count_text(b.train_tokens), count_text(b.samples), d.train.seq));
   text += row("step", fmt::format("{} sequences = {} tokens, micro-batches of {} x {} a rank",

@@ -11,6 +11,7 @@
 #include "app/check.h"
 #include "app/cli.h"
 #include "app/help.h"
+#include "app/inspect.h"
 #include "app/prepare.h"
 #include "app/schema.h"
 #include "app/train.h"
@@ -40,6 +41,10 @@ int check(const Invocation& call, comm::Group*) {
   return 0;
 }
 
+int inspect(const Invocation& call, comm::Group*) {
+  return app::run_inspect(call.operand);
+}
+
 int help(const Invocation& call, comm::Group*) {
   fmt::print("{}", app::help_text(call.operand));
   return 0;
@@ -55,6 +60,8 @@ const Command kCommands[] = {
      prepare},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
      Command::Takes::kDeckAndRanks, false, check},
+    {"inspect", "what a checkpoint, run or token file holds; verifies its digests",
+     Command::Takes::kPath, false, inspect},
     {"help", "the deck's keys with types, defaults, units and meaning", Command::Takes::kSection,
      false, help},
 };
@@ -68,17 +75,16 @@ void print_error(std::string_view message) {
   }
 }
 
-// Commands throw most failures on all ranks at once, and rank 0 speaks for them. A bug or a failed
-// communication may be this rank's alone: it speaks for itself and ends the job.
-int report(const std::string& message, ExitCode code, comm::Group* world) {
-  const int exit_code = static_cast<int>(code);
-  const bool alone = code == ExitCode::kBug || code == ExitCode::kComm;
-  if (world && world->size() > 1 && alone) {
-    print_error(fmt::format("rank {} ({}): {}", world->rank(), comm::host_name(), message));
-    comm::abort_job(exit_code);
+// A failure that all ranks agreed on is rank 0's to print, and every rank returns its code. Any
+// other may be this rank's alone: it speaks for itself and ends the job.
+int report(const Error& error, comm::Group* world) {
+  const int code = static_cast<int>(error.code());
+  if (world && error.ranks() != world->size()) {
+    print_error(fmt::format("rank {} ({}): {}", world->rank(), comm::host_name(), error.what()));
+    comm::abort_job(code);
   }
-  if (!world || world->rank() == 0) print_error(message);
-  return exit_code;
+  if (!world || world->rank() == 0) print_error(error.what());
+  return code;
 }
 
 }  // namespace
@@ -106,10 +112,10 @@ int main(int argc, char** argv) {
     // 3. Run it; 4. its exit code is ours.
     return line.command->run(line.call, world.get());
   } catch (const Error& error) {
-    return report(error.what(), error.code(), world.get());
+    return report(error, world.get());
   } catch (const std::bad_alloc&) {
-    return report("out of memory", ExitCode::kBug, world.get());
+    return report(Error(ExitCode::kBug, "out of memory"), world.get());
   } catch (const std::exception& error) {
-    return report(fmt::format("bug: {}", error.what()), ExitCode::kBug, world.get());
+    return report(Error(ExitCode::kBug, fmt::format("bug: {}", error.what())), world.get());
   }
 }

@@ -15,7 +15,15 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape&) {
   plan.moments = store.moment_bytes();
   plan.activations = static_cast<std::int64_t>(model::activation_bytes(
       deck.model, deck.run.precision, deck.train.micro_batch, deck.train.seq));
-  plan.total = plan.weights + plan.gradients + plan.master + plan.moments + plan.activations;
+  if (deck.run.precision != DType::kF64) {
+    for (const auto& spec : table.specs()) {
+      if (spec.shape.size() == 2 && !model::is_lookup_only(spec, deck.model)) {
+        plan.packed += 2 * spec.elements() * static_cast<std::int64_t>(dtype_size(store.compute()));
+      }
+    }
+  }
+  plan.total =
+      plan.weights + plan.gradients + plan.master + plan.moments + plan.activations + plan.packed;
   return plan;
 }
 

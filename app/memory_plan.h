@@ -1,5 +1,6 @@
-// Bytes that one rank of a grid needs to train a deck: counted by building everything without storage and
-// running the step's own code over it (model/arena.h), so that it cannot drift from what a run allocates.
+// Bytes that one rank of a grid needs to train a deck: counted by building everything without
+// storage and running the step's own code over it (model/arena.h), so that it cannot drift from
+// what a run allocates.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,11 @@ namespace pg::app {
 struct MemoryPlan {
   std::int64_t weights = 0, gradients = 0, master = 0, moments = 0;
   std::int64_t activations = 0;  // the arena's high water
-  std::int64_t total = 0;        // the sum of these
-  std::int64_t parameters = 0;   // logical, of the whole model, each counted once
+  // Copies of matrices in the layouts that the CPU's products like, one for each direction; these
+  // come from oneDNN, which may pad a little.
+  std::int64_t packed = 0;
+  std::int64_t total = 0;       // the sum of these
+  std::int64_t parameters = 0;  // logical, of the whole model, each counted once
 };
 
 MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid);

@@ -1,7 +1,5 @@
 #include "app/prepare_encode.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <exception>
 #include <vector>
@@ -15,6 +13,14 @@ namespace {
 
 constexpr std::int64_t kHoldOut = 64;
 constexpr std::size_t kSliceBytes = std::size_t{1} << 14;
+
+// The threads that a parallel region gets when nobody says how many.
+int default_threads() {
+  int threads = 0;
+#pragma omp parallel reduction(+ : threads)
+  threads += 1;
+  return threads;
+}
 
 // A part of one document, encoded by one thread.
 struct Piece {
@@ -89,7 +95,7 @@ EncodeCounts encode_text(std::span<const io::TextFile> files, const io::Tokenize
                          io::TokenFileWriter* valid) {
   EncodeCounts counts;
   io::Progress progress("encoding", total_bytes(files));
-  Batches batches(tokenizer, threads > 0 ? static_cast<int>(threads) : omp_get_max_threads(), train,
+  Batches batches(tokenizer, threads > 0 ? static_cast<int>(threads) : default_threads(), train,
                   valid);
   const bool by_slice = valid != nullptr && std::ssize(files) < kHoldOut;
   std::int64_t slices = 0, documents = 0, disk_before = 0;

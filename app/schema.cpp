@@ -73,7 +73,7 @@ Deck read_deck(comm::Group* world, const std::filesystem::path& path,
   }
   message = comm::broadcast(*world, std::move(message), 0);
   const auto body = message.substr(1);
-  if (message[0] == kIsError) throw Error(ExitCode::kDeck, body);
+  if (message[0] == kIsError) throw Error(ExitCode::kDeck, body, world->size());
   if (world->rank() == 0) return deck;
   return parse_deck(body, path.string(), {}, purpose, ranks);
 }

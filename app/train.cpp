@@ -61,6 +61,9 @@ class Run {
   void write_exit(ExitCode code, const std::string& reason) const {
     if (root() && folder_is_ours_) folder_.write_exit(static_cast<int>(code), reason);
   }
+  // mpirun kills what still runs once one rank has returned non-zero: nobody leaves before all have
+  // written.
+  void leave_together() { world().barrier(); }
 
   ExitCode run() {
     // 1. What to resume, and a folder that is writable, has room, and is ours.
@@ -103,9 +106,10 @@ class Run {
         }
         return;
       }
-      const auto choice = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume);
-      for (const auto& message : choice.messages) say("warning: " + message + "\n");
-      if (choice.entry) found = choice.entry->path.string();
+      std::vector<std::string> notes;
+      const auto entry = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume, notes);
+      for (const auto& note : notes) say("warning: " + note + "\n");
+      if (entry) found = entry->string();
     });
     resume_from_ = comm::broadcast(world(), found, 0);
   }
@@ -259,9 +263,11 @@ ExitCode run_train(const Deck& deck, const comm::Communicator& world) {
   try {
     const auto code = run.run();
     run.write_exit(code, code == ExitCode::kDone ? "done" : "stopped early, resumable");
+    run.leave_together();
     return code;
   } catch (const Error& error) {
     run.write_exit(error.code(), error.what());
+    if (error.ranks() == run.world().size()) run.leave_together();
     throw;
   }
 }

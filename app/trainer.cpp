@@ -103,8 +103,11 @@ StepResult Trainer::step() {
   result.loss = loss_sum * loss_scale;
   result.grad_norm = optimizer_.grad_norm();
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    throw fail(ExitCode::kNumerical, "step {}: loss {} and gradient norm {} are not both finite",
-               result.step, result.loss, result.grad_norm);
+    // Both numbers are the same on every rank: all of them come here.
+    throw Error(ExitCode::kNumerical,
+                fmt::format("step {}: loss {} and gradient norm {} are not both finite",
+                            result.step, result.loss, result.grad_norm),
+                grid_.world().size());
   }
 
   // 4. The update.

@@ -1,8 +1,9 @@
 // Checkpoints: the logical state of a run in a directory entry `step-NNNNNNNNN` that any grid can
 // load.
 //
-//   state.h5        parallel HDF5 (libver latest), one dataset a tensor (global, unfused), written
-//                   collectively; contiguous layout only
+//   state.h5        parallel HDF5 (libver latest), one contiguous dataset a tensor (global,
+//   unfused),
+//                   written by all ranks together
 //   run.json        step, cursor, dataset fingerprint, provenance
 //   deck.toml       the resolved deck
 //   manifest.json   size and XXH3-128 of every byte of the files above, and its own digest
@@ -24,6 +25,7 @@
 
 #include "comm/mpi_session.h"
 #include "comm/tensor_record.h"
+#include "io/files.h"  // require_space goes with checkpoint_bytes
 
 namespace pg::io {
 
@@ -48,6 +50,8 @@ using SaveObserver = std::function<void(std::string_view phase)>;
 
 // `step-000000900`; more digits from step 10^9 on.
 std::string checkpoint_name(std::int64_t step);
+// The step that a name is of; nothing for any other name.
+std::optional<std::int64_t> checkpoint_step(const std::string& name);
 // Entries that carry a final name, whatever they are, newest (highest number) first. Foreign and
 // unfinished ones are skipped. A missing directory is an empty list; an unreadable one is
 // Error(kCheckpoint).
@@ -77,18 +81,17 @@ std::vector<comm::TensorRecord> read_checkpoint_tensors(const std::filesystem::p
 void load_checkpoint(const comm::Communicator& world, const std::filesystem::path& entry,
                      std::span<const comm::TensorRecord> tensors);
 
-// What `checkpoint.resume` means for this directory.
-struct ResumeChoice {
-  std::optional<CheckpointEntry> entry;  // verified; nothing: a fresh start
-  std::vector<std::string> messages;     // for the banner: which entries were passed over, and why
-};
-// Serial. `resume` is "none", "auto", "latest" or the path of an entry. "auto" and "latest" take
-// the newest entry that verifies. Error(kCheckpoint) when entries exist and none verifies, when
-// none exists (except for "auto"), and when a given path does not verify.
-ResumeChoice find_checkpoint(const std::filesystem::path& directory, const std::string& resume);
+// Serial. The verified entry that `resume` ("none", "auto", "latest" or the path of an entry) means
+// for this directory; nothing: a fresh start. "auto" and "latest" take the newest entry that
+// verifies; `notes` then gets, for the banner, which ones were passed over and why.
+// Error(kCheckpoint) when entries exist and none verifies, when none exists (except for "auto"),
+// and when a given path does not verify.
+std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path& directory,
+                                                     const std::string& resume,
+                                                     std::vector<std::string>& notes);
 
-// At least the bytes that save_checkpoint writes for these tensors (global shapes), at most ~1 KiB
-// a tensor and some 100 KiB more.
+// At least the bytes that save_checkpoint writes for these tensors (global shapes), at most 100 KiB
+// and 1 KiB a tensor (5 for those of a MiB or more) above.
 std::int64_t checkpoint_bytes(std::span<const comm::TensorRecord> tensors);
 // Removes all but the newest `keep` entries (0: none removed) of step `last_saved` or below. Pass
 // the step just saved: newer entries are then damaged ones that a resume passed over, and counting

@@ -24,7 +24,24 @@ constexpr int kRunVersion = 1;
 // A hostile small file may not fill memory.
 constexpr std::int64_t kSmallLimit = std::int64_t{64} << 20;
 
-std::optional<std::int64_t> step_of(const std::string& name) {
+// The last name of a path, with or without a slash behind it.
+std::string last_name(const fs::path& path) {
+  const auto normal = path.lexically_normal();
+  return normal.has_filename() ? normal.filename().string()
+                               : normal.parent_path().filename().string();
+}
+
+}  // namespace
+
+std::vector<std::string> entry_files() {
+  return {kDeckName, kRunName, kStateName};
+}
+
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("{}{:09}", kPrefix, step);
+}
+
+std::optional<std::int64_t> checkpoint_step(const std::string& name) {
   if (!name.starts_with(kPrefix)) return std::nullopt;
   std::int64_t step = -1;
   const char* end = name.data() + name.size();
@@ -34,13 +51,6 @@ std::optional<std::int64_t> step_of(const std::string& name) {
     return std::nullopt;
   }
   return step;
-}
-
-// The last name of a path, with or without a slash behind it.
-std::string last_name(const fs::path& path) {
-  const auto normal = path.lexically_normal();
-  return normal.has_filename() ? normal.filename().string()
-                               : normal.parent_path().filename().string();
 }
 
 Manifest read_manifest(const fs::path& entry) {
@@ -58,7 +68,7 @@ Manifest read_manifest(const fs::path& entry) {
     throw fail(ExitCode::kCheckpoint, "{}: lists the files {}, not {}", path.string(),
                joined(names), joined(entry_files()));
   }
-  const auto named = step_of(last_name(entry));
+  const auto named = checkpoint_step(last_name(entry));
   if (named && *named != manifest.step) {
     throw fail(ExitCode::kCheckpoint, "{}: is of step {}: the entry was renamed", path.string(),
                manifest.step);
@@ -66,22 +76,12 @@ Manifest read_manifest(const fs::path& entry) {
   return manifest;
 }
 
-}  // namespace
-
-std::vector<std::string> entry_files() {
-  return {kDeckName, kRunName, kStateName};
-}
-
-std::string checkpoint_name(std::int64_t step) {
-  return fmt::format("{}{:09}", kPrefix, step);
-}
-
 std::vector<CheckpointEntry> list_checkpoints(const fs::path& directory) {
   std::vector<CheckpointEntry> entries;
   try {
     if (!fs::exists(directory)) return entries;
     for (const auto& item : fs::directory_iterator(directory)) {
-      const auto step = step_of(item.path().filename().string());
+      const auto step = checkpoint_step(item.path().filename().string());
       if (step) entries.push_back({*step, item.path()});
     }
   } catch (const fs::filesystem_error& error) {

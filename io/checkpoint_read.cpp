@@ -35,11 +35,11 @@ std::vector<Link> links_of(const Place& place, hid_t group) {
             "listing links");
   for (const auto& link : links) {
     if (link.type != H5L_TYPE_HARD) {
-      throw fail(place.code, "{}: '{}' is a {} link; only plain datasets are accepted",
-                 place.path.string(), link.name,
-                 link.type == H5L_TYPE_SOFT       ? "soft"
-                 : link.type == H5L_TYPE_EXTERNAL ? "external"
-                                                  : "user-defined");
+      const char* kind = link.type == H5L_TYPE_SOFT       ? "a soft"
+                         : link.type == H5L_TYPE_EXTERNAL ? "an external"
+                                                          : "a user-defined";
+      throw fail(place.code, "{}: '{}' is {} link; only plain datasets are accepted",
+                 place.path.string(), link.name, kind);
     }
   }
   return links;
@@ -133,8 +133,8 @@ std::string type_and_shape(const TensorRecord& tensor) {
 void read_transfer(const Place& place, hid_t dataset, const TensorRecord& tensor,
                    const Transfer& transfer, std::vector<char>& staging) {
   const auto element_bytes = dtype_size(tensor.dtype);
-  const auto in_file = select_in_file(place, dataset, &transfer);
-  const auto in_memory = memory_space(place, &transfer);
+  const auto in_file = select_in_file(place, dataset, transfer);
+  const auto in_memory = memory_space(place, transfer);
   const bool direct = transfer.slabs.size() == 1;
   if (!direct) staging.resize(static_cast<std::size_t>(transfer.elements) * element_bytes);
   void* data = direct ? transfer.slabs.front().data : staging.data();

@@ -20,39 +20,35 @@ std::int64_t unfinished_saves(const fs::path& directory) {
   return count;
 }
 
-ResumeChoice explicit_checkpoint(const fs::path& entry) {
-  ResumeChoice choice;
+void verify_with_notes(const fs::path& entry, std::vector<std::string>& notes) {
   for (const auto& stray : verify_checkpoint(entry)) {
-    choice.messages.push_back(fmt::format("{}: foreign file, ignored", (entry / stray).string()));
+    notes.push_back(fmt::format("{}: foreign file, ignored", (entry / stray).string()));
   }
-  choice.entry = CheckpointEntry{read_checkpoint_info(entry).step, entry};
-  return choice;
 }
 
-ResumeChoice newest_checkpoint(const fs::path& directory, bool fresh_start_allowed) {
-  ResumeChoice choice;
+std::optional<fs::path> newest_checkpoint(const fs::path& directory, bool fresh_start_allowed,
+                                          std::vector<std::string>& notes) {
+  const auto unfinished = unfinished_saves(directory);
+  if (unfinished > 0) {
+    notes.push_back(
+        fmt::format("{}: {} unfinished saves (.step-*), ignored", directory.string(), unfinished));
+  }
   const auto entries = list_checkpoints(directory);
+  std::vector<std::string> damages;
   for (const auto& entry : entries) {
     try {
-      auto found = explicit_checkpoint(entry.path);
-      choice.entry = found.entry;
-      choice.messages.insert(choice.messages.end(), found.messages.begin(), found.messages.end());
-      break;
+      verify_with_notes(entry.path, notes);
+      return entry.path;
     } catch (const Error& error) {
       if (error.code() != ExitCode::kCheckpoint) throw;
-      choice.messages.push_back(
+      damages.push_back(error.what());
+      notes.push_back(
           fmt::format("{} passed over: {}", entry.path.filename().string(), error.what()));
     }
   }
-  const auto unfinished = unfinished_saves(directory);
-  if (unfinished > 0) {
-    choice.messages.push_back(
-        fmt::format("{}: {} unfinished saves (.step-*), ignored", directory.string(), unfinished));
-  }
-  if (choice.entry) return choice;
   if (!entries.empty()) {
     throw fail(ExitCode::kCheckpoint, "{}: none of its {} checkpoints is intact: {}",
-               directory.string(), entries.size(), joined(choice.messages, "; "));
+               directory.string(), entries.size(), joined(damages, "; "));
   }
   if (!fresh_start_allowed) {
     throw fail(ExitCode::kCheckpoint,
@@ -60,16 +56,18 @@ ResumeChoice newest_checkpoint(const fs::path& directory, bool fresh_start_allow
                "afresh)",
                directory.string());
   }
-  return choice;
+  return std::nullopt;
 }
 
 }  // namespace
 
-ResumeChoice find_checkpoint(const fs::path& directory, const std::string& resume) {
-  if (resume == "none") return {};
-  if (resume == "auto") return newest_checkpoint(directory, true);
-  if (resume == "latest") return newest_checkpoint(directory, false);
-  return explicit_checkpoint(resume);
+std::optional<fs::path> find_checkpoint(const fs::path& directory, const std::string& resume,
+                                        std::vector<std::string>& notes) {
+  if (resume == "none") return std::nullopt;
+  if (resume == "auto") return newest_checkpoint(directory, true, notes);
+  if (resume == "latest") return newest_checkpoint(directory, false, notes);
+  verify_with_notes(resume, notes);
+  return resume;
 }
 
 void prune_checkpoints(const fs::path& directory, std::int64_t keep, std::int64_t last_saved) {

@@ -111,6 +111,7 @@ class Save {
       steps();
     } catch (const Error&) {
       std::error_code error;
+      if (publication_) publication_->undo();
       if (root_) fs::remove_all(temporary_, error);
       throw;
     }
@@ -132,12 +133,7 @@ class Save {
     on_all("sync", [&] { sync_path(state_); });
     on_root("digest", [&] { describe_files(); });
     on_root("publish", [&] { publication_.emplace(temporary_, final_); });
-    try {
-      on_root("published", [&] { sync_path(directory_); });
-    } catch (const Error&) {
-      if (publication_) publication_->undo();
-      throw;
-    }
+    on_root("published", [&] { sync_path(directory_); });
     if (publication_) publication_->finish();
   }
 

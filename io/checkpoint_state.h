@@ -1,9 +1,13 @@
 // state.h5: the tensors of a checkpoint in one HDF5 file, /tensors/NAME a contiguous dataset each.
 //
 // Rank 0 lays the file out alone: every dataset, every byte of metadata and all disk blocks exist
-// before any other rank opens it. The collective part then only writes data in place, so that a
-// full disk is one rank's ordinary error and not a failed collective, and the same state gives the
-// same bytes on every grid.
+// before any other rank opens it. Then all ranks open it through MPI-IO and write their slabs in
+// place. So a full disk is one rank's ordinary error, and the same state gives the same bytes on
+// every grid.
+//
+// Transfers are independent, not collective: with Open MPI 4.1 (OMPIO, vulcan) a write that fails
+// inside a collective one is reported to no rank, or leaves the others waiting for ever; and slabs
+// of rows, which most are, gain nothing from collective buffers.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +48,7 @@ void compare_tensors(const std::filesystem::path& path, std::span<const comm::Te
 // Serial, each rank for itself. Fills the slabs. Error(kCheckpoint).
 void read_state(const std::filesystem::path& path, std::span<const comm::TensorRecord> tensors);
 
-// At least the size of the file that lay_out_state makes, at most ~1 KiB a tensor more.
+// At least the size of the file that lay_out_state makes, within the bounds of checkpoint_bytes.
 std::int64_t state_bytes(std::span<const comm::TensorRecord> tensors);
 
 }  // namespace pg::io

@@ -18,13 +18,11 @@ using comm::TensorRecord;
 using h5::Handle;
 using h5::Place;
 
-Handle select_in_file(const Place& place, hid_t dataset, const Transfer* transfer) {
+Handle select_in_file(const Place& place, hid_t dataset, const Transfer& transfer) {
   Handle space(place, H5Dget_space(dataset), H5Sclose, "H5Dget_space");
-  h5::check(place, H5Sselect_none(space.id()), "H5Sselect_none");
-  if (transfer == nullptr) return space;
-  for (const auto& slab : transfer->slabs) {
+  for (const auto& slab : transfer.slabs) {
     const auto offset = dims_of(slab.offset), extent = dims_of(slab.extent);
-    const auto how = &slab == &transfer->slabs.front() ? H5S_SELECT_SET : H5S_SELECT_OR;
+    const auto how = &slab == &transfer.slabs.front() ? H5S_SELECT_SET : H5S_SELECT_OR;
     h5::check(place,
               H5Sselect_hyperslab(space.id(), how, offset.data(), nullptr, extent.data(), nullptr),
               "H5Sselect_hyperslab");
@@ -32,11 +30,9 @@ Handle select_in_file(const Place& place, hid_t dataset, const Transfer* transfe
   return space;
 }
 
-Handle memory_space(const Place& place, const Transfer* transfer) {
-  const hsize_t elements = transfer == nullptr ? 1 : static_cast<hsize_t>(transfer->elements);
-  Handle space(place, H5Screate_simple(1, &elements, nullptr), H5Sclose, "H5Screate_simple");
-  if (transfer == nullptr) h5::check(place, H5Sselect_none(space.id()), "H5Sselect_none");
-  return space;
+Handle memory_space(const Place& place, const Transfer& transfer) {
+  const auto elements = static_cast<hsize_t>(transfer.elements);
+  return Handle(place, H5Screate_simple(1, &elements, nullptr), H5Sclose, "H5Screate_simple");
 }
 
 namespace {
@@ -48,17 +44,23 @@ std::size_t metadata_block(std::size_t tensors) {
   return std::bit_ceil(std::size_t{2048} + 512 * tensors);
 }
 
+// Creation options without the time of day: the same state is the same bytes.
+Handle untimed(const Place& place, hid_t what) {
+  Handle options(place, H5Pcreate(what), H5Pclose, "H5Pcreate");
+  h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
+  return options;
+}
+
 void create_dataset(const Place& place, hid_t group, const TensorRecord& tensor) {
   PG_ASSERT(!tensor.shape.empty() && tensor.shape.size() <= H5S_MAX_RANK && tensor.elements() > 0,
             "{}: {} axes, {} elements", tensor.name, tensor.shape.size(), tensor.elements());
   PG_ASSERT(!tensor.name.empty() && tensor.name != "." && tensor.name != ".." &&
                 tensor.name.find('/') == std::string::npos,
             "tensor name '{}'", tensor.name);
-  const Handle options(place, H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "H5Pcreate");
+  const auto options = untimed(place, H5P_DATASET_CREATE);
   h5::check(place, H5Pset_layout(options.id(), H5D_CONTIGUOUS), "H5Pset_layout");
   h5::check(place, H5Pset_alloc_time(options.id(), H5D_ALLOC_TIME_EARLY), "H5Pset_alloc_time");
   h5::check(place, H5Pset_fill_time(options.id(), H5D_FILL_TIME_NEVER), "H5Pset_fill_time");
-  h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
   const auto dims = dims_of(tensor.shape);
   const Handle space(place, H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr),
                      H5Sclose, "H5Screate_simple");
@@ -70,35 +72,53 @@ void create_dataset(const Place& place, hid_t group, const TensorRecord& tensor)
   h5::write_text_attribute(place, dataset.id(), kDtypeAttribute, dtype_name(tensor.dtype));
 }
 
-void create_file(const Place& place, std::span<const TensorRecord> tensors) {
+// A file with nothing but the group for tensors: less than kEmptyBytes.
+constexpr std::size_t kEmptyBytes = 16 << 10;
+
+void create_empty(const Place& place) {
+  const auto access = h5::file_access(place);
+  const auto options = untimed(place, H5P_FILE_CREATE);
+  Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, options.id(), access.id()),
+              H5Fclose, "H5Fcreate");
+  h5::write_text_attribute(place, file.id(), kFormatAttribute, kStateFormat);
+  const auto group_options = untimed(place, H5P_GROUP_CREATE);
+  Handle group(place,
+               H5Gcreate2(file.id(), kTensorGroup, H5P_DEFAULT, group_options.id(), H5P_DEFAULT),
+               H5Gclose, "H5Gcreate2");
+  group.close(place, "H5Gclose");
+  h5::close_written_file(place, file);
+}
+
+// Disk blocks for the whole file now, where the file system can promise them; a look at the free
+// space where it cannot.
+void reserve_blocks(const Place& place, std::int64_t size) {
+  const int fd = ::open(place.path.c_str(), O_RDWR | O_CLOEXEC);
+  int reason = errno;
+  if (fd >= 0) {
+    reason = ::fallocate(fd, 0, 0, size) == 0 ? 0 : errno;
+    ::close(fd);
+  }
+  if (reason == EOPNOTSUPP || reason == ENOSYS) {
+    const auto free = free_bytes(place.path);
+    reason = free >= 0 && free < size ? ENOSPC : 0;
+  }
+  if (reason != 0) {
+    throw fail(place.code, "{}: reserving {} failed: {}", place.path.string(), readable_bytes(size),
+               std::strerror(reason));
+  }
+}
+
+void add_datasets(const Place& place, std::span<const TensorRecord> tensors) {
   const auto access = h5::file_access(place);
   h5::check(place, H5Pset_alignment(access.id(), kAlignFrom, kAlignTo), "H5Pset_alignment");
   h5::check(place, H5Pset_meta_block_size(access.id(), metadata_block(tensors.size())),
             "H5Pset_meta_block_size");
-  Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id()),
-              H5Fclose, "H5Fcreate");
-  h5::write_text_attribute(place, file.id(), kFormatAttribute, kStateFormat);
+  Handle file(place, H5Fopen(place.path.c_str(), H5F_ACC_RDWR, access.id()), H5Fclose, "H5Fopen");
   {
-    const Handle options(place, H5Pcreate(H5P_GROUP_CREATE), H5Pclose, "H5Pcreate");
-    h5::check(place, H5Pset_obj_track_times(options.id(), false), "H5Pset_obj_track_times");
-    const Handle group(place,
-                       H5Gcreate2(file.id(), kTensorGroup, H5P_DEFAULT, options.id(), H5P_DEFAULT),
-                       H5Gclose, "H5Gcreate2");
+    const Handle group(place, H5Gopen2(file.id(), kTensorGroup, H5P_DEFAULT), H5Gclose, "H5Gopen2");
     for (const auto& tensor : tensors) create_dataset(place, group.id(), tensor);
   }
-  file.close(place, "H5Fclose");
-}
-
-// Disk blocks for the whole file now, where the file system can promise them.
-void reserve_blocks(const Place& place, std::int64_t size) {
-  const int fd = ::open(place.path.c_str(), O_RDWR | O_CLOEXEC);
-  const int opened = errno;
-  const int status = fd < 0 ? -1 : ::fallocate(fd, 0, 0, size);
-  const int reason = fd < 0 ? opened : errno;
-  if (fd >= 0) ::close(fd);
-  if (status == 0 || reason == EOPNOTSUPP || reason == ENOSYS) return;
-  throw fail(place.code, "{}: reserving {} failed: {}", place.path.string(), readable_bytes(size),
-             std::strerror(reason));
+  h5::close_written_file(place, file);
 }
 
 // Opens the file on all ranks or on none. A file open on some ranks only cannot be closed (closing
@@ -110,9 +130,6 @@ Handle open_to_write(const Place& place, const comm::Communicator& world, comm::
     const auto access = h5::file_access(place);
     h5::check(place, H5Pset_fapl_mpio(access.id(), comm::mpi::handle(world), MPI_INFO_NULL),
               "H5Pset_fapl_mpio");
-    h5::check(place, H5Pset_all_coll_metadata_ops(access.id(), true),
-              "H5Pset_all_coll_metadata_ops");
-    h5::check(place, H5Pset_coll_metadata_write(access.id(), true), "H5Pset_coll_metadata_write");
     file = Handle(place, H5Fopen(place.path.c_str(), H5F_ACC_RDWR, access.id()), H5Fclose,
                   "H5Fopen with MPI-IO");
   } catch (const Error&) {
@@ -167,16 +184,40 @@ const void* gather(const Transfer& transfer, std::size_t element_bytes,
   return staging.data();
 }
 
+// This rank's part. Independent transfers: see the header.
+void write_slabs(const Place& place, hid_t file, const TensorRecord& tensor,
+                 std::vector<char>& staging) {
+  const auto transfers = owned_transfers(tensor);
+  if (transfers.empty()) return;
+  const Handle independent(place, H5Pcreate(H5P_DATASET_XFER), H5Pclose, "H5Pcreate");
+  h5::check(place, H5Pset_dxpl_mpio(independent.id(), H5FD_MPIO_INDEPENDENT), "H5Pset_dxpl_mpio");
+  const auto name = fmt::format("{}/{}", kTensorGroup, tensor.name);
+  const Handle dataset(place, H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose, "H5Dopen");
+  for (const auto& transfer : transfers) {
+    const auto in_file = select_in_file(place, dataset.id(), transfer);
+    const auto in_memory = memory_space(place, transfer);
+    h5::check(place,
+              H5Dwrite(dataset.id(), h5::storage_type(tensor.dtype), in_memory.id(), in_file.id(),
+                       independent.id(), gather(transfer, dtype_size(tensor.dtype), staging)),
+              "writing " + tensor.name);
+  }
+}
+
 }  // namespace
 
 std::int64_t lay_out_state(const std::filesystem::path& path,
                            std::span<const TensorRecord> tensors) {
   const h5::Quiet quiet;
   const Place place{path, ExitCode::kSave};
-  create_file(place, tensors);
-  const auto size = regular_file_size(path, place.code);
-  reserve_blocks(place, size);
-  return size;
+  // Ordinary system calls of ours find the disk full: a small file that stands in for the empty
+  // one, then the reservation. HDF5 then writes into blocks that exist, and its closing cuts off
+  // what was reserved too much.
+  write_synced(path, std::string(kEmptyBytes, '\0'));
+  std::filesystem::remove(path);
+  create_empty(place);
+  reserve_blocks(place, state_bytes(tensors));
+  add_datasets(place, tensors);
+  return regular_file_size(path, place.code);
 }
 
 void write_state(const comm::Communicator& world, comm::Group& group,
@@ -185,49 +226,15 @@ void write_state(const comm::Communicator& world, comm::Group& group,
   const h5::Quiet quiet;
   const Place place{path, ExitCode::kSave};
   check_owners(group, tensors);
-  std::vector<std::vector<Transfer>> mine(tensors.size());
-  std::vector<std::int64_t> rounds(tensors.size());
-  comm::together(group, [&] {
-    for (std::size_t t = 0; t < tensors.size(); ++t) {
-      mine[t] = owned_transfers(tensors[t]);
-      rounds[t] = static_cast<std::int64_t>(mine[t].size());
-    }
-  });
-  group.all_reduce({rounds.data(), rounds.size(), DType::kI64}, comm::ReduceOp::kMax).wait();
-
   Handle file = open_to_write(place, world, group);
-  Handle collective;
-  comm::together(group, [&] {
-    collective = Handle(place, H5Pcreate(H5P_DATASET_XFER), H5Pclose, "H5Pcreate");
-    h5::check(place, H5Pset_dxpl_mpio(collective.id(), H5FD_MPIO_COLLECTIVE), "H5Pset_dxpl_mpio");
-  });
-
   std::vector<char> staging;
-  for (std::size_t t = 0; t < tensors.size(); ++t) {
-    const auto& tensor = tensors[t];
-    const auto name = fmt::format("{}/{}", kTensorGroup, tensor.name);
-    comm::together(group, before_tensor);
-    Handle dataset;
+  for (const auto& tensor : tensors) {
     comm::together(group, [&] {
-      dataset = Handle(place, H5Dopen2(file.id(), name.c_str(), H5P_DEFAULT), H5Dclose, "H5Dopen");
+      before_tensor();
+      write_slabs(place, file.id(), tensor, staging);
     });
-    for (std::size_t round = 0; round < static_cast<std::size_t>(rounds[t]); ++round) {
-      const Transfer* transfer = round < mine[t].size() ? &mine[t][round] : nullptr;
-      // Every rank reaches the write, with nothing selected when it has nothing; so a failure
-      // inside it leaves no rank behind.
-      comm::together(group, [&] {
-        const auto in_file = select_in_file(place, dataset.id(), transfer);
-        const auto in_memory = memory_space(place, transfer);
-        const void* data =
-            transfer == nullptr ? nullptr : gather(*transfer, dtype_size(tensor.dtype), staging);
-        h5::check(place,
-                  H5Dwrite(dataset.id(), h5::storage_type(tensor.dtype), in_memory.id(),
-                           in_file.id(), collective.id(), data),
-                  "writing " + tensor.name);
-      });
-    }
   }
-  comm::together(group, [&] { file.close(place, "H5Fclose"); });
+  h5::close_written_file(place, file);
 }
 
 std::int64_t state_bytes(std::span<const TensorRecord> tensors) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -150,11 +151,11 @@ std::string digest_of_text(std::string_view text) {
 
 std::string digest_of_file(const fs::path& path, ExitCode code) {
   const Descriptor file(path, kReadFlags, code);
-  file.regular_size();
+  const auto size = file.regular_size();
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
                                                                        &XXH3_freeState);
   PG_ASSERT(state != nullptr && XXH3_128bits_reset(state.get()) == XXH_OK, "out of memory");
-  std::vector<char> buffer(std::size_t{1} << 20);
+  std::vector<char> buffer(static_cast<std::size_t>(std::clamp<std::int64_t>(size, 1, 1 << 20)));
   while (const auto n = file.read(buffer.data(), buffer.size())) {
     XXH3_128bits_update(state.get(), buffer.data(), n);
   }

@@ -1,6 +1,9 @@
 #include "io/hdf5_file.h"
 
 #include <algorithm>
+#include <cstdio>
+
+#include "comm/mpi_session.h"
 
 namespace pg::io::h5 {
 
@@ -79,6 +82,15 @@ Handle open_to_read(const Place& place) {
   check(place, H5Pset_sieve_buf_size(access.id(), std::size_t{1} << 20), "H5Pset_sieve_buf_size");
   return Handle(place, H5Fopen(place.path.c_str(), H5F_ACC_RDONLY, access.id()), H5Fclose,
                 "H5Fopen");
+}
+
+void close_written_file(const Place& place, Handle& file) {
+  try {
+    file.close(place, "H5Fclose");
+  } catch (const Error& error) {
+    fmt::print(stderr, "pentagrid: {}: {}\n", comm::host_name(), error.what());
+    comm::abort_job(static_cast<int>(place.code));
+  }
 }
 
 void write_text_attribute(const Place& place, hid_t object, const char* name,

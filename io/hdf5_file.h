@@ -62,7 +62,7 @@ class Handle {
 
   hid_t id() const { return id_; }
   explicit operator bool() const { return id_ >= 0; }
-  // For handles whose closing writes: a failure there is an Error.
+  // As the destructor does, but a failure is an Error.
   void close(const Place& place, std::string_view operation) {
     check(place, close_(std::exchange(id_, -1)), operation);
   }
@@ -84,6 +84,10 @@ hid_t storage_type(DType type);
 Handle file_access(const Place& place);
 // Opens for reading, by this process alone.
 Handle open_to_read(const Place& place);
+
+// Closes a file that was written. HDF5 1.10 keeps a dangling entry of a file whose closing failed
+// and crashes on it in MPI_Finalize: a failure here ends the job with the place's code instead.
+void close_written_file(const Place& place, Handle& file);
 
 // A short fixed-length string attribute, and back. Reading refuses any other kind.
 void write_text_attribute(const Place& place, hid_t object, const char* name,

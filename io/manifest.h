@@ -34,6 +34,10 @@ std::string render_manifest(const Manifest& manifest);
 // Error(kCheckpoint) naming `where` unless `text` is exactly what render_manifest gives.
 Manifest parse_manifest(std::string_view text, const std::string& where);
 
+// The manifest of a checkpoint entry: it lists exactly the files of one, and its step is the one in
+// the entry's name. Error(kCheckpoint).
+Manifest read_manifest(const std::filesystem::path& entry);
+
 // Sizes and digests of these files of `entry`, as storage returns them. Error(code).
 Manifest measure_files(const std::filesystem::path& entry, std::int64_t step,
                        const std::vector<std::string>& names, ExitCode code);

@@ -62,7 +62,8 @@ MetricsWriter::MetricsWriter(const fs::path& path, std::int64_t after_step) : pa
       const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
       if (!record.is_object()) continue;
       const auto step = record.find("step");
-      if (step != record.end() && step->is_number_integer() && step->get<std::int64_t>() > after_step) {
+      if (step != record.end() && step->is_number_integer() &&
+          step->get<std::int64_t>() > after_step) {
         continue;
       }
       kept += line + "\n";

@@ -162,8 +162,8 @@ std::int64_t TokenFile::document_start(std::int64_t i) const {
 void TokenFile::read(std::int64_t begin, std::span<std::int32_t> out) const {
   const auto size = std::ssize(out);
   if (begin < 0 || begin > tokens() || size > tokens() - begin) {
-    throw fail(ExitCode::kData, "{}: tokens [{}, {}) are asked for, it has {}", path().string(),
-               begin, begin + size, tokens());
+    throw fail(ExitCode::kData, "{}: {} tokens from token {} on are asked for, it has {}",
+               path().string(), size, begin, tokens());
   }
   std::array<std::uint64_t, 2048> block;
   const auto per_block = static_cast<std::int64_t>(sizeof(block)) / impl_->layout.tokens.width;

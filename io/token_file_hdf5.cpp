@@ -7,7 +7,7 @@
 #include <initializer_list>
 #include <vector>
 
-#include "io/token_file_hdf5_handle.h"
+#include "io/hdf5_file.h"
 
 namespace pg::io {
 
@@ -15,22 +15,11 @@ namespace {
 
 class Structure {
  public:
-  explicit Structure(const std::filesystem::path& path) : path_(path) {
+  explicit Structure(const std::filesystem::path& path) : place_{path, ExitCode::kData} {
     // HDF5 must not be the first to find out that this is a pipe or a folder.
     RawFile::open(path, ExitCode::kData);
-    Hdf5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-    must(access.get(), "open");
-    must(H5Pset_fapl_sec2(access.get()), "open");
-#if (H5_VERS_MINOR == 10 && H5_VERS_RELEASE >= 7) || H5_VERSION_GE(1, 12, 1)
-    // A finished file never changes under its name, and not every shared file system can lock.
-    must(H5Pset_file_locking(access.get(), false, true), "open");
-#endif
-    // File before objects: an object that stays open must not keep the file open.
-    must(H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG), "open");
-    file_ = Hdf5Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
-    must(file_.get(), "open as HDF5");
-    root_ = Hdf5Id(H5Gopen2(file_.get(), "/", H5P_DEFAULT), H5Gclose);
-    must(root_.get(), "open the root group");
+    file_ = h5::open_to_read(place_);
+    root_ = h5::Handle(place_, H5Gopen2(file_.id(), "/", H5P_DEFAULT), H5Gclose, "opening /");
     raw_ = raw_file();
     bytes_ = raw_.size();
   }
@@ -61,31 +50,34 @@ class Structure {
 
  private:
   [[noreturn]] void refuse(std::string_view what) const {
-    throw fail(ExitCode::kData, "{}: {}", path_.string(), what);
+    throw fail(ExitCode::kData, "{}: {}", place_.path.string(), what);
   }
   void must(std::int64_t status, std::string_view operation) const {
-    if (status < 0) refuse(fmt::format("cannot {}: HDF5: {}", operation, hdf5_cause()));
+    h5::check(place_, status, operation);
+  }
+  h5::Handle taken(hid_t id, h5::Handle::Close how, std::string_view operation) const {
+    return h5::Handle(place_, id, how, operation);
   }
 
   // A descriptor of the very file that HDF5 has open.
   RawFile raw_file() const {
     void* handle = nullptr;
-    must(H5Fget_vfd_handle(file_.get(), H5P_DEFAULT, &handle), "get the descriptor");
+    must(H5Fget_vfd_handle(file_.id(), H5P_DEFAULT, &handle), "getting the descriptor");
     const int fd = ::fcntl(*static_cast<int*>(handle), F_DUPFD_CLOEXEC, 0);
     if (fd < 0) refuse("cannot copy its descriptor");
-    return RawFile(fd, path_, ExitCode::kData);
+    return RawFile(fd, place_.path, ExitCode::kData);
   }
 
   // Exactly our three names, all hard links: a soft or external one is seen, not followed.
   void check_links() const {
     H5G_info_t group;
-    must(H5Gget_info(root_.get(), &group), "read the root group");
+    must(H5Gget_info(root_.id(), &group), "reading the root group");
     for (const char* name : {"tokens", "documents", "tokenizer"}) {
-      const auto exists = H5Lexists(root_.get(), name, H5P_DEFAULT);
-      must(exists, fmt::format("look for /{}", name));
+      const auto exists = H5Lexists(root_.id(), name, H5P_DEFAULT);
+      must(exists, fmt::format("looking for /{}", name));
       if (exists == 0) refuse(fmt::format("/{} is missing", name));
       H5L_info_t link;
-      must(H5Lget_info(root_.get(), name, &link, H5P_DEFAULT), fmt::format("read /{}", name));
+      must(H5Lget_info(root_.id(), name, &link, H5P_DEFAULT), fmt::format("reading /{}", name));
       if (link.type != H5L_TYPE_HARD) {
         refuse(fmt::format("/{} is {}, not a dataset of this file", name,
                            link.type == H5L_TYPE_SOFT       ? "a soft link"
@@ -102,37 +94,36 @@ class Structure {
   // sources of a virtual dataset.
   TokenFileRegion region(const std::string& name, std::initializer_list<hid_t> types) const {
     const auto where = "/" + name;
-    Hdf5Id object(H5Oopen(root_.get(), name.c_str(), H5P_DEFAULT), H5Oclose);
-    must(object.get(), "open " + where);
-    if (H5Iget_type(object.get()) != H5I_DATASET) refuse(where + " is not a dataset");
-    Hdf5Id properties(H5Dget_create_plist(object.get()), H5Pclose);
-    must(properties.get(), "read the properties of " + where);
-    if (const auto filters = H5Pget_nfilters(properties.get()); filters != 0) {
-      must(filters, "read the filters of " + where);
+    const auto object =
+        taken(H5Oopen(root_.id(), name.c_str(), H5P_DEFAULT), H5Oclose, "opening " + where);
+    if (H5Iget_type(object.id()) != H5I_DATASET) refuse(where + " is not a dataset");
+    const auto properties =
+        taken(H5Dget_create_plist(object.id()), H5Pclose, "reading the properties of " + where);
+    if (const auto filters = H5Pget_nfilters(properties.id()); filters != 0) {
+      must(filters, "reading the filters of " + where);
       refuse(fmt::format("{} has {} filters; token files have none", where, filters));
     }
-    const auto kind = H5Pget_layout(properties.get());
-    must(kind, "read the layout of " + where);
+    const auto kind = H5Pget_layout(properties.id());
+    must(kind, "reading the layout of " + where);
     if (kind != H5D_CONTIGUOUS) {
       refuse(fmt::format("{} is {}, not contiguous", where,
                          kind == H5D_VIRTUAL   ? "a virtual dataset"
                          : kind == H5D_CHUNKED ? "chunked"
                                                : "compact"));
     }
-    const auto externals = H5Pget_external_count(properties.get());
-    must(externals, "read the storage of " + where);
+    const auto externals = H5Pget_external_count(properties.id());
+    must(externals, "reading the storage of " + where);
     if (externals != 0) refuse(where + " is stored in another file");
 
     TokenFileRegion region;
-    region.width = width_of(object.get(), where, types);
-    Hdf5Id space(H5Dget_space(object.get()), H5Sclose);
-    must(space.get(), "read the shape of " + where);
-    if (H5Sget_simple_extent_ndims(space.get()) != 1) refuse(where + " has not one dimension");
+    region.width = width_of(object.id(), where, types);
+    const auto space = taken(H5Dget_space(object.id()), H5Sclose, "reading the shape of " + where);
+    if (H5Sget_simple_extent_ndims(space.id()) != 1) refuse(where + " has not one dimension");
     hsize_t count = 0;
-    must(H5Sget_simple_extent_dims(space.get(), &count, nullptr), "read the shape of " + where);
+    must(H5Sget_simple_extent_dims(space.id(), &count, nullptr), "reading the shape of " + where);
     if (count == 0) return region;
 
-    const haddr_t offset = H5Dget_offset(object.get());
+    const haddr_t offset = H5Dget_offset(object.id());
     const auto bytes = static_cast<std::uint64_t>(bytes_);
     if (offset == HADDR_UNDEF) refuse(fmt::format("{} has {} elements and no data", where, count));
     if (offset > bytes || count > (bytes - offset) / static_cast<unsigned>(region.width)) {
@@ -145,27 +136,26 @@ class Structure {
   }
 
   int width_of(hid_t dataset, const std::string& where, std::initializer_list<hid_t> types) const {
-    Hdf5Id type(H5Dget_type(dataset), H5Tclose);
-    must(type.get(), "read the type of " + where);
-    if (H5Tget_class(type.get()) == H5T_INTEGER) {
+    const auto type = taken(H5Dget_type(dataset), H5Tclose, "reading the type of " + where);
+    if (H5Tget_class(type.id()) == H5T_INTEGER) {
       for (const hid_t legal : types) {
-        if (H5Tequal(type.get(), legal) > 0) return static_cast<int>(H5Tget_size(legal));
+        if (H5Tequal(type.id(), legal) > 0) return static_cast<int>(H5Tget_size(legal));
       }
     }
     refuse(where + " has another type than a token file's");
   }
 
-  Hdf5Id attribute(const char* name, H5T_class_t wanted, std::size_t limit) const {
-    const auto exists = H5Aexists(root_.get(), name);
-    must(exists, fmt::format("look for the attribute {}", name));
+  h5::Handle attribute(const char* name, H5T_class_t wanted, std::size_t limit) const {
+    const auto exists = H5Aexists(root_.id(), name);
+    must(exists, fmt::format("looking for the attribute {}", name));
     if (exists == 0) refuse(fmt::format("not a token file: it has no attribute {}", name));
-    Hdf5Id attribute(H5Aopen(root_.get(), name, H5P_DEFAULT), H5Aclose);
-    must(attribute.get(), fmt::format("open the attribute {}", name));
-    Hdf5Id type(H5Aget_type(attribute.get()), H5Tclose);
-    Hdf5Id space(H5Aget_space(attribute.get()), H5Sclose);
-    if (!type.ok() || !space.ok() || H5Tget_class(type.get()) != wanted ||
-        (wanted == H5T_STRING && H5Tis_variable_str(type.get()) != 0) ||
-        H5Tget_size(type.get()) > limit || H5Sget_simple_extent_type(space.get()) != H5S_SCALAR) {
+    auto attribute = taken(H5Aopen(root_.id(), name, H5P_DEFAULT), H5Aclose,
+                           fmt::format("opening the attribute {}", name));
+    const auto type = taken(H5Aget_type(attribute.id()), H5Tclose, "reading attributes");
+    const auto space = taken(H5Aget_space(attribute.id()), H5Sclose, "reading attributes");
+    if (H5Tget_class(type.id()) != wanted ||
+        (wanted == H5T_STRING && H5Tis_variable_str(type.id()) != 0) ||
+        H5Tget_size(type.id()) > limit || H5Sget_simple_extent_type(space.id()) != H5S_SCALAR) {
       refuse(fmt::format("the attribute {} has the wrong type", name));
     }
     return attribute;
@@ -174,20 +164,20 @@ class Structure {
   std::int64_t number(const char* name) const {
     const auto from = attribute(name, H5T_INTEGER, 8);
     std::int64_t value = 0;
-    must(H5Aread(from.get(), H5T_NATIVE_INT64, &value), fmt::format("read attribute {}", name));
+    must(H5Aread(from.id(), H5T_NATIVE_INT64, &value), fmt::format("reading attribute {}", name));
     return value;
   }
 
   std::string text(const char* name) const {
     const auto from = attribute(name, H5T_STRING, 1 << 16);
-    Hdf5Id type(H5Aget_type(from.get()), H5Tclose);
-    std::string value(H5Tget_size(type.get()), '\0');
-    must(H5Aread(from.get(), type.get(), value.data()), fmt::format("read attribute {}", name));
+    const auto type = taken(H5Aget_type(from.id()), H5Tclose, "reading attributes");
+    std::string value(H5Tget_size(type.id()), '\0');
+    must(H5Aread(from.id(), type.id(), value.data()), fmt::format("reading attribute {}", name));
     return value.substr(0, value.find('\0'));
   }
 
-  std::filesystem::path path_;
-  Hdf5Id file_, root_;
+  h5::Place place_;
+  h5::Handle file_, root_;
   RawFile raw_;
   std::int64_t bytes_ = 0;
 };
@@ -195,7 +185,8 @@ class Structure {
 }  // namespace
 
 TokenFileLayout read_token_file_layout(const std::filesystem::path& path) {
-  silence_hdf5();
+  // For good: after a damaged file HDF5 would complain once more when the program ends.
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   return Structure(path).read();
 }
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "io/hdf5_file.h"
 #include "io/token_file_hdf5.h"
-#include "io/token_file_hdf5_handle.h"
 
 namespace pg::io {
 
@@ -16,18 +16,14 @@ constexpr std::int64_t kMostMetadata = std::int64_t{1} << 17;
 
 class Skeleton {
  public:
-  explicit Skeleton(const std::filesystem::path& path) : path_(path) {
-    Hdf5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-    must(access.get(), "create");
-    must(H5Pset_fapl_sec2(access.get()), "create");
+  explicit Skeleton(const std::filesystem::path& path) : place_{path, ExitCode::kSave} {
     // With the latest format all metadata carries checksums.
-    must(H5Pset_libver_bounds(access.get(), H5F_LIBVER_LATEST, H5F_LIBVER_LATEST), "create");
-    must(H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG), "create");
-    Hdf5Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+    const auto access = h5::file_access(place_);
+    const auto creation = taken(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "creating");
     // Without times the same text gives the same bytes.
-    must(H5Pset_obj_track_times(creation.get(), false), "create");
-    file_ = Hdf5Id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
-    must(file_.get(), "create");
+    must(H5Pset_obj_track_times(creation.id(), false), "creating");
+    file_ = taken(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.id(), access.id()), H5Fclose,
+                  "creating");
   }
 
   void attribute(const char* name, std::int64_t value) {
@@ -35,54 +31,53 @@ class Skeleton {
   }
 
   void attribute(const char* name, const std::string& value) {
-    Hdf5Id type(H5Tcopy(H5T_C_S1), H5Tclose);
-    must(H5Tset_size(type.get(), value.size() + 1), "write attributes");
-    must(H5Tset_cset(type.get(), H5T_CSET_UTF8), "write attributes");
-    put_attribute(name, type.get(), type.get(), value.c_str());
+    const auto type = taken(H5Tcopy(H5T_C_S1), H5Tclose, "writing attributes");
+    must(H5Tset_size(type.id(), value.size() + 1), "writing attributes");
+    must(H5Tset_cset(type.id(), H5T_CSET_UTF8), "writing attributes");
+    put_attribute(name, type.id(), type.id(), value.c_str());
   }
 
   // Where `bytes` bytes of a contiguous dataset will lie.
   std::int64_t dataset(const char* name, hid_t type, std::int64_t bytes) {
-    const auto what = fmt::format("create /{}", name);
+    const auto what = fmt::format("creating /{}", name);
     const auto count = static_cast<hsize_t>(bytes) / H5Tget_size(type);
-    Hdf5Id space(H5Screate_simple(1, &count, nullptr), H5Sclose);
-    must(space.get(), what);
-    Hdf5Id properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
-    must(H5Pset_layout(properties.get(), H5D_CONTIGUOUS), what);
-    must(H5Pset_obj_track_times(properties.get(), false), what);
-    must(H5Pset_alloc_time(properties.get(), H5D_ALLOC_TIME_EARLY), what);
-    must(H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER), what);
-    Hdf5Id set(H5Dcreate2(file_.get(), name, type, space.get(), H5P_DEFAULT, properties.get(),
-                          H5P_DEFAULT),
-               H5Dclose);
-    must(set.get(), what);
-    const haddr_t offset = count == 0 ? 0 : H5Dget_offset(set.get());
+    const auto space = taken(H5Screate_simple(1, &count, nullptr), H5Sclose, what);
+    const auto properties = taken(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, what);
+    must(H5Pset_layout(properties.id(), H5D_CONTIGUOUS), what);
+    must(H5Pset_obj_track_times(properties.id(), false), what);
+    must(H5Pset_alloc_time(properties.id(), H5D_ALLOC_TIME_EARLY), what);
+    must(H5Pset_fill_time(properties.id(), H5D_FILL_TIME_NEVER), what);
+    auto set = taken(
+        H5Dcreate2(file_.id(), name, type, space.id(), H5P_DEFAULT, properties.id(), H5P_DEFAULT),
+        H5Dclose, what);
+    const haddr_t offset = count == 0 ? 0 : H5Dget_offset(set.id());
     if (offset == HADDR_UNDEF) must(-1, what);
-    must(set.close(), what);
+    set.close(place_, what);
     return static_cast<std::int64_t>(offset);
   }
 
   void close() {
-    must(H5Fflush(file_.get(), H5F_SCOPE_GLOBAL), "flush");
-    must(file_.close(), "close");
+    must(H5Fflush(file_.id(), H5F_SCOPE_GLOBAL), "flushing");
+    file_.close(place_, "closing");
   }
 
  private:
   void must(std::int64_t status, std::string_view operation) const {
-    if (status >= 0) return;
-    throw fail(ExitCode::kSave, "{}: cannot {}: HDF5: {}", path_.string(), operation, hdf5_cause());
+    h5::check(place_, status, operation);
+  }
+  h5::Handle taken(hid_t id, h5::Handle::Close how, std::string_view operation) const {
+    return h5::Handle(place_, id, how, operation);
   }
   void put_attribute(const char* name, hid_t type, hid_t memory, const void* value) {
-    Hdf5Id space(H5Screate(H5S_SCALAR), H5Sclose);
-    Hdf5Id made(H5Acreate2(file_.get(), name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
-                H5Aclose);
-    must(made.get(), "write attributes");
-    must(H5Awrite(made.get(), memory, value), "write attributes");
-    must(made.close(), "write attributes");
+    const auto space = taken(H5Screate(H5S_SCALAR), H5Sclose, "writing attributes");
+    auto made = taken(H5Acreate2(file_.id(), name, type, space.id(), H5P_DEFAULT, H5P_DEFAULT),
+                      H5Aclose, "writing attributes");
+    must(H5Awrite(made.id(), memory, value), "writing attributes");
+    made.close(place_, "writing attributes");
   }
 
-  std::filesystem::path path_;
-  Hdf5Id file_;
+  h5::Place place_;
+  h5::Handle file_;
 };
 
 // Fails where HDF5 would: too little room for its metadata, or a limit below the file's size.
@@ -108,7 +103,7 @@ void copy(const RawFile& from, RawFile& to, std::int64_t offset) {
 
 void write_token_file(const std::filesystem::path& path, const TokenFileContents& contents,
                       const TokenFileAttributes& attributes) {
-  silence_hdf5();
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   const auto& [tokens, documents, tokenizer, width] = contents;
   const auto tokenizer_bytes = static_cast<std::int64_t>(tokenizer->size());
   rehearse(path, tokens->size() + documents->size() + tokenizer_bytes);

@@ -78,14 +78,18 @@ void Transformer::logits(Arena& arena, const MicroBatch& batch, TensorView logit
   head_.logits(ctx, logits, forward(ctx, saved));
 }
 
+bool is_lookup_only(const ParamSpec& spec, const ModelConfig& config) {
+  return spec.name == "embed.positions.weight" ||
+         (spec.name == "embed.tokens.weight" && !config.tie_embeddings);
+}
+
 double model_flops_per_token(const ModelConfig& config, std::int64_t seq) {
   double weights = 0.0;
   const ParamTable table(config);
   for (const auto& spec : table.specs()) {
-    // Tables that are only looked up do no products; a tied token table does, as the head.
-    const bool lookup = spec.name == "embed.positions.weight" ||
-                        (spec.name == "embed.tokens.weight" && !config.tie_embeddings);
-    if (spec.shape.size() == 2 && !lookup) weights += static_cast<double>(spec.elements());
+    if (spec.shape.size() == 2 && !is_lookup_only(spec, config)) {
+      weights += static_cast<double>(spec.elements());
+    }
   }
   const auto t = static_cast<double>(seq);
   double seen = (t + 1.0) / 2.0;

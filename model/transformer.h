@@ -46,6 +46,9 @@ class Transformer {
   LmHead head_;
 };
 
+// Tables that are only looked up take part in no product; a tied token table does, as the head.
+bool is_lookup_only(const ParamSpec& spec, const ModelConfig& config);
+
 // Multiply-adds count two. Model FLOP of one token, forward and backward, without recomputation:
 // six for each weight that takes part in a product, plus causal attention: of T positions a token
 // sees (T+1)/2 on average (fewer with a window), at 4 * H * D forward and twice that backward, in

@@ -44,7 +44,7 @@ TEST(Schema, derived_defaults_follow_the_keys_they_depend_on) {
   };
   EXPECT_EQ(ffn("model.hidden=96", "model.activation=gelu"), 384);
   EXPECT_EQ(ffn("model.hidden=96", "model.activation=swiglu"), 256);   // exactly 8/3 * 96
-  EXPECT_EQ(ffn("model.hidden=100", "model.activation=swiglu"), 320);  // 266.7
+  EXPECT_EQ(ffn("model.hidden=104", "model.activation=swiglu"), 320);  // 277.3
   const auto wsd = parse_deck(kLeastDeck, "d.toml", {"schedule.kind=wsd"}, Purpose::kTrain, 1);
   EXPECT_EQ(wsd.schedule.decay, 20);
 }

@@ -27,7 +27,7 @@ TEST(CheckpointRoundTrip, tensors_written_on_n_ranks_load_on_m_ranks_bitwise) {
       EXPECT_EQ(save_checkpoint(part, directory, test_info(writers), state.tensors()), path);
     }
     group->barrier();
-    // Neither grid nor date is in the tensors' file.
+    // Neither the grid nor the time is in the tensors' file.
     const auto bytes = bytes_of(path / "state.h5");
     if (first_bytes.empty()) first_bytes = bytes;
     EXPECT_TRUE(bytes == first_bytes) << writers << " writers made other bytes";

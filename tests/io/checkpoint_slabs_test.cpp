@@ -62,7 +62,7 @@ TEST(CheckpointSlabs, every_element_moves_once_in_file_order_within_the_limit) {
 }
 
 TEST(CheckpointSlabs, a_flat_share_of_a_matrix_is_one_transfer) {
-  TestState state({{"t", DType::kF32, {9, 13}, Cut::kFlat}}, 1, 3);
+  TestState state({{"t", DType::kF32, {9, 13}, Cut::kFlat}}, 1, 2);
   const auto& tensor = state.tensors()[0];
   ASSERT_GT(tensor.slabs.size(), 1u);
   EXPECT_EQ(plan_transfers(tensor, tensor.slabs, 1 << 20).size(), 1u);

@@ -1,0 +1,158 @@
+// The whole network against finite differences of its own loss, and what its arena and FLOP counts
+// claim.
+#include "model/transformer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+namespace pg::model {
+namespace {
+
+ModelConfig llama() {
+  ModelConfig c;
+  c.layers = 2;
+  c.hidden = 12;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 6;  // not hidden / heads
+  c.ffn = 11;
+  c.vocab = 17;
+  c.max_seq = 7;
+  c.window = 4;
+  return c;
+}
+
+ModelConfig gpt2() {
+  ModelConfig c = llama();
+  c.kv_heads = 4;
+  c.head_dim = 3;
+  c.window = 0;
+  c.norm = NormKind::kLayerNorm;
+  c.activation = Activation::kGelu;
+  c.position = PositionKind::kLearned;
+  c.bias = true;
+  c.tie_embeddings = true;
+  c.dropout = 0.2;
+  return c;
+}
+
+class Network {
+ public:
+  explicit Network(const ModelConfig& c)
+      : kernels(make_cpu_kernels(1)),
+        params(ParamTable(c), DType::kF64),
+        model(c, params, *kernels, 3),
+        arena(activation_bytes(c, DType::kF64, 2, 7)) {
+    params.initialise(2);
+    // Spread the values: with the small initial ones gradients of q and k are near zero.
+    for (std::size_t id = 0; id < params.table().size(); ++id) {
+      for (std::int64_t e = 0; e < params.table()[id].elements(); ++e) {
+        params.weight(id).data<double>()[e] +=
+            0.3 *
+            comm::random_normal(comm::random_key(id, "spread"), static_cast<std::uint64_t>(e));
+      }
+    }
+    for (std::int32_t i = 0; i < 14; ++i) {
+      tokens.push_back(i * 5 % 17);
+      targets.push_back(i == 3 ? -1 : (i * 7 + 2) % 17);
+      positions.push_back(i % 7);
+    }
+    const auto view = [](std::vector<std::int32_t>& x) {
+      return TensorView(x.data(), DType::kI32, {14});
+    };
+    batch = {2, 7, view(tokens), view(positions), view(targets), samples};
+  }
+  double loss() {
+    kernels->fill_zero(params.all_grads());
+    return model.forward_backward(arena, batch, 1.0);
+  }
+
+  std::unique_ptr<Kernels> kernels;
+  ParamStore params;
+  Transformer model;
+  Arena arena;
+  std::vector<std::int32_t> tokens, targets, positions;
+  std::vector<std::int64_t> samples{11, 42};
+  MicroBatch batch;
+};
+
+// Central differences with h = 1e-5: truncation h^2 f'''/6 about 1e-10 of the loss's scale (about
+// 40), rounding 40 eps / h about 1e-9: 1e-6 holds with room, and a wrong term is of the order of
+// the gradient.
+TEST(Transformer, every_parameter_s_gradient_matches_finite_differences) {
+  for (const auto& config : {llama(), gpt2()}) {
+    Network net(config);
+    net.loss();
+    std::vector<std::vector<double>> gradients;
+    for (std::size_t id = 0; id < net.params.table().size(); ++id) {
+      const auto* g = net.params.grad(id).data<double>();
+      gradients.emplace_back(g, g + net.params.table()[id].elements());
+    }
+    for (std::size_t id = 0; id < gradients.size(); ++id) {
+      const auto n = static_cast<std::int64_t>(gradients[id].size());
+      for (std::int64_t e = 0; e < n; e += std::max<std::int64_t>(1, n / 5)) {
+        double& w = net.params.weight(id).data<double>()[e];
+        const double at = w, h = 1e-5;
+        w = at + h;
+        const double above = net.loss();
+        w = at - h;
+        const double below = net.loss();
+        w = at;
+        const double slope = (above - below) / (2 * h);
+        EXPECT_NEAR(gradients[id][static_cast<std::size_t>(e)], slope, 1e-6 * (1 + std::abs(slope)))
+            << net.params.table()[id].name << " element " << e;
+      }
+    }
+  }
+}
+
+TEST(Transformer, the_arena_is_used_up_to_the_planned_byte_and_released) {
+  for (const auto& config : {llama(), gpt2()}) {
+    Network net(config);
+    const auto before = net.arena.mark();
+    net.loss();
+    EXPECT_EQ(net.arena.mark(), before);
+    EXPECT_EQ(net.arena.high_water(), activation_bytes(config, DType::kF64, 2, 7));
+  }
+}
+
+TEST(Transformer, places_complete_once_each_from_head_to_embedding) {
+  Network net(llama());
+  std::vector<std::int64_t> places;
+  net.model.forward_backward(net.arena, net.batch, 1.0,
+                             [&](std::int64_t place) { places.push_back(place); });
+  EXPECT_EQ(places, (std::vector<std::int64_t>{3, 2, 1, 0}));
+}
+
+TEST(Transformer, gradients_add_up_over_micro_batches) {
+  Network net(llama());
+  net.loss();
+  const auto id = net.params.table().id("blocks.0.attention.k.weight");
+  const double once = net.params.grad(id).data<double>()[5];
+  net.model.forward_backward(net.arena, net.batch, 1.0);
+  EXPECT_NEAR(net.params.grad(id).data<double>()[5], 2 * once, 1e-12 * std::abs(once));
+}
+
+TEST(Transformer, loss_alone_has_no_dropout_and_no_gradients) {
+  Network net(gpt2());
+  net.kernels->fill_zero(net.params.all_grads());
+  const double plain = net.model.loss(net.arena, net.batch);
+  EXPECT_NE(plain, net.model.forward_backward(net.arena, net.batch, 0.0));
+  EXPECT_EQ(plain, net.model.loss(net.arena, net.batch));
+  EXPECT_EQ(net.kernels->sum_of_squares(net.params.all_grads()), 0.0);
+}
+
+TEST(Transformer, model_flops_are_six_n_plus_causal_attention) {
+  auto c = gpt2();
+  const double n = 17 * 12 + 2 * (4 * 12 * 12 + 2 * 11 * 12);  // matrices only; tied head once
+  EXPECT_DOUBLE_EQ(model_flops_per_token(c, 7), 6 * n + 12.0 * 4.0 * 12 * 2);
+  c.tie_embeddings = false;  // a head of its own; the table is then only looked up
+  EXPECT_DOUBLE_EQ(model_flops_per_token(c, 7), 6 * n + 12.0 * 4.0 * 12 * 2);
+  c.window = 1;  // each token sees itself
+  EXPECT_DOUBLE_EQ(model_flops_per_token(c, 7), 6 * n + 12.0 * 1.0 * 12 * 2);
+}
+
+}  // namespace
+}  // namespace pg::model
