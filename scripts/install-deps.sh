@@ -13,13 +13,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
     nlohmann-json3-dev libsentencepiece-dev libxxhash-dev zlib1g-dev)
   run_packages=(linux-doc)
   test_packages=(libgtest-dev)
-  lint_packages=(clang-format clang-tidy libomp-dev shellcheck)  # libomp-dev: clang's <omp.h>
+  lint_packages=(clang-format clang-tidy-16 shellcheck)
 }
 
 modules='a C++20 compiler (gcc >= 12 or clang >= 15), make, CMake >= 3.25, Ninja, pkg-config, MPI,
   parallel HDF5 >= 1.10, oneDNN >= 2.6, zlib, toml++ >= 3, CLI11 >= 2, fmt >= 9, spdlog,
   nlohmann-json, SentencePiece, xxHash; for the tests GoogleTest; for the quickstart some text of
-  your own (TEXT=...); for the lint clang-format 14, clang-tidy 14 and shellcheck'
+  your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck'
 
 if [[ ${PG_DEPS:-} == none ]]; then
   step packages "not touched (PG_DEPS=none); CMake finds them or says what is missing"

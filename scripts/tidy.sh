@@ -4,7 +4,10 @@
 # it nor any header nor .clang-tidy has changed since it was last found clean (stamps in build/tidy).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-TIDY=$(command -v clang-tidy-14 || command -v clang-tidy) || die "clang-tidy is not installed"
+# Version 14, Debian 12's default, does not compile <ranges> of its own standard library.
+TIDY=$(command -v clang-tidy-16 || command -v clang-tidy) || die "clang-tidy is not installed"
+# g++'s <omp.h>, as the last resort: clang's own package would replace one of another version.
+GCC_HEADERS=$(dirname "$(g++ -print-file-name=include/omp.h)")
 [[ -f build/compile_commands.json ]] || die "no build/compile_commands.json: run make build first"
 
 files=("$@")
@@ -14,7 +17,7 @@ if ((${#files[@]} == 0)); then
     build/compile_commands.json | grep -v '^build' | sort -u)
 fi
 mkdir -p build/tidy
-export TIDY stamp_of_headers=build/tidy/.headers
+export TIDY GCC_HEADERS stamp_of_headers=build/tidy/.headers
 
 # The time of the newest thing that any file's result depends on.
 mapfile -t headers < <(find comm model io app tests -name '*.h')
@@ -34,7 +37,7 @@ step clang-tidy "${#pending[@]} of ${#files[@]} files to check"
 # shellcheck disable=SC2317  # called through xargs
 check() {  # FILE
   local log=build/tidy/${1//\//__}.log
-  if "$TIDY" --quiet -p build "$1" >"$log" 2>&1; then
+  if "$TIDY" --quiet -p build --extra-arg="-idirafter$GCC_HEADERS" "$1" >"$log" 2>&1; then
     mv "$log" "${log%.log}.clean"
     return 0
   fi
