@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <ctime>
+#include <optional>
 #include <thread>
 
 #include "app/console.h"
@@ -15,6 +16,7 @@
 #include "comm/agree.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
+#include "io/progress.h"
 #include "io/run_folder.h"
 
 namespace pg::app {
@@ -88,6 +90,7 @@ class Run {
  private:
   void say(const std::string& text) const {
     if (!root()) return;
+    if (terminal_) std::fputs("\r\033[K", stdout);  // over the progress bar
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   }
@@ -165,6 +168,10 @@ class Run {
     const auto stop_after = deck_.run.stop_after;
     std::int64_t tokens = 0;
     bool stopped = stop_after > 0 && trainer.completed() >= stop_after;
+    std::optional<io::Progress> progress;
+    const auto first = trainer.completed();
+    if (root())
+      progress.emplace("training", (stop_after > 0 ? std::min(stop_after, steps) : steps) - first);
     while (trainer.completed() < steps && !stopped) {
       const auto result = trainer.step();
       const auto step = result.step;
@@ -173,6 +180,7 @@ class Run {
       const bool last = step == steps;
 
       record(result);
+      if (progress) progress->update(step - first);
       const auto every = deck_.train.eval_every;
       if (trainer.has_validation() && (last || (every > 0 && step % every == 0))) {
         evaluate(trainer);
@@ -247,6 +255,7 @@ class Run {
                     seconds_since(begin)));
   }
 
+  const bool terminal_ = isatty(STDOUT_FILENO) == 1;
   Deck deck_;
   comm::ProcessGrid grid_;
   io::RunFolder folder_;

@@ -39,9 +39,6 @@ find_package(CLI11 QUIET CONFIG)
 pg_need(CLI11_FOUND "CLI11 2" "libcli11-dev" "set CLI11_ROOT")
 find_package(fmt QUIET CONFIG)
 pg_need(fmt_FOUND "fmt 9 or later" "libfmt-dev" "load the fmt module, or set fmt_ROOT")
-find_package(spdlog QUIET CONFIG)
-pg_need(spdlog_FOUND "spdlog, built with that fmt" "libspdlog-dev"
-  "load the spdlog module, or set spdlog_ROOT")
 find_package(nlohmann_json QUIET CONFIG)
 pg_need(nlohmann_json_FOUND "nlohmann-json 3" "nlohmann-json3-dev"
   "load the nlohmann-json module, or set nlohmann_json_ROOT")
@@ -87,5 +84,5 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 target_link_libraries(pg_dependencies INTERFACE
   MPI::MPI_C OpenMP::OpenMP_CXX Threads::Threads ZLIB::ZLIB ${DNNL_LIBRARY}
-  tomlplusplus::tomlplusplus CLI11::CLI11 fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json
+  tomlplusplus::tomlplusplus CLI11::CLI11 fmt::fmt nlohmann_json::nlohmann_json
   PkgConfig::sentencepiece PkgConfig::xxhash ${HDF5_LIBRARIES})

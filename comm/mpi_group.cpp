@@ -90,13 +90,15 @@ class MpiGroup final : public Group {
   Pending all_reduce(BufferView inout, ReduceOp op) override {
     require_host(*this, inout);
     if (size_ == 1) return {};
-    Call call = begin("all_reduce", inout.dtype);
+    // The blocking call: nothing drives a non-blocking one while we compute on the CPU (there is no
+    // progress thread), and Open MPI's takes half as long (64 MiB on 2 ranks: 0.3 s against 0.5 s).
+    const Call call = begin("all_reduce", inout.dtype);
     const auto reduction = core_->reductions.op(inout.dtype, op);
     for_pieces(inout.count, [&](std::size_t done, int count) {
-      call.checked(MPI_Iallreduce(MPI_IN_PLACE, at(inout, done), count, call.element, reduction,
-                                  core_->comm, call.add()));
+      call.checked(MPI_Allreduce(MPI_IN_PLACE, at(inout, done), count, call.element, reduction,
+                                 core_->comm));
     });
-    return pending(std::move(call));
+    return {};
   }
 
   Pending all_gather(BufferView send, BufferView recv) override {

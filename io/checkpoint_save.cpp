@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 
@@ -86,6 +87,22 @@ class Publication {
 
  private:
   fs::path temporary_, final_, replaced_, old_;
+};
+
+// A write past a file size limit (ulimit -f) is an error to report, not a signal that kills.
+class FileSizeSignalIgnored {
+ public:
+  FileSizeSignalIgnored() {
+    struct sigaction ignore {};
+    ignore.sa_handler = SIG_IGN;
+    ::sigaction(SIGXFSZ, &ignore, &before_);
+  }
+  FileSizeSignalIgnored(const FileSizeSignalIgnored&) = delete;
+  FileSizeSignalIgnored& operator=(const FileSizeSignalIgnored&) = delete;
+  ~FileSizeSignalIgnored() { ::sigaction(SIGXFSZ, &before_, nullptr); }
+
+ private:
+  struct sigaction before_ {};
 };
 
 class Save {
@@ -238,6 +255,7 @@ std::filesystem::path save_checkpoint(const comm::Communicator& world, const fs:
                                       const CheckpointInfo& info,
                                       std::span<const TensorRecord> tensors,
                                       const SaveObserver& observer) {
+  const FileSizeSignalIgnored ignored;
   return Save(world, directory, info, tensors, observer).run();
 }
 

@@ -1,4 +1,5 @@
-// The output folder of a run: metrics.jsonl, deck.toml, exit.json and checkpoints/. One rank writes.
+// The output folder of a run: metrics.jsonl, deck.toml, exit.json and checkpoints/. One rank
+// writes.
 #pragma once
 
 #include <cstdint>
@@ -20,19 +21,20 @@ class RunFolder {
   // Whether a run has left records or checkpoints here.
   bool holds_run() const;
   void write_deck(const std::string& resolved) const;  // Error(kSave)
-  // Launchers mask exit codes: {"code": 75, "reason": "..."} stays. Never throws: it is written while
-  // failing.
+  // Launchers mask exit codes: {"code": 75, "reason": "..."} stays. Never throws: it is written
+  // while failing.
   void write_exit(int code, const std::string& reason) const noexcept;
 
  private:
   std::filesystem::path path_;
 };
 
-// metrics.jsonl: one JSON object a line, flushed line by line, so that a killed run keeps what it printed.
+// metrics.jsonl: one JSON object a line, flushed line by line, so that a killed run keeps what it
+// printed.
 class MetricsWriter {
  public:
-  // Keeps the records up to and including `after_step` (a resume repeats what came later; a torn last line is
-  // dropped) and appends. Error(kSave) naming the file.
+  // Keeps the records up to and including `after_step` (a resume repeats what came later; a torn
+  // last line is dropped) and appends. Error(kSave) naming the file.
   MetricsWriter(const std::filesystem::path& path, std::int64_t after_step);
   // `json`: one object without a newline.
   void write(const std::string& json);

@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck disable=SC2034  # read by name, below
 {
   build_packages=(g++ make cmake ninja-build pkg-config libopenmpi-dev openmpi-bin
-    libhdf5-openmpi-dev libdnnl-dev libtomlplusplus-dev libcli11-dev libfmt-dev libspdlog-dev
+    libhdf5-openmpi-dev libdnnl-dev libtomlplusplus-dev libcli11-dev libfmt-dev
     nlohmann-json3-dev libsentencepiece-dev libxxhash-dev zlib1g-dev)
   run_packages=(linux-doc)
   test_packages=(libgtest-dev)
@@ -17,7 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 }
 
 modules='a C++20 compiler (gcc >= 12 or clang >= 15), make, CMake >= 3.25, Ninja, pkg-config, MPI,
-  parallel HDF5 >= 1.10, oneDNN >= 2.6, zlib, toml++ >= 3, CLI11 >= 2, fmt >= 9, spdlog,
+  parallel HDF5 >= 1.10, oneDNN >= 2.6, zlib, toml++ >= 3, CLI11 >= 2, fmt >= 9,
   nlohmann-json, SentencePiece, xxHash; for the tests GoogleTest; for the quickstart some text of
   your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck'
 

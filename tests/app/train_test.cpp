@@ -149,8 +149,8 @@ TEST(Train, planned_activations_are_the_arena_s_high_water) {
       trainer.step();
       const auto plan = app::plan_memory(deck, grid.shape());
       EXPECT_EQ(trainer.arena_high_water(), static_cast<std::size_t>(plan.activations));
-      EXPECT_EQ(plan.total,
-                plan.weights + plan.gradients + plan.master + plan.moments + plan.activations);
+      EXPECT_EQ(plan.total, plan.weights + plan.gradients + plan.master + plan.moments +
+                                plan.activations + plan.packed);
     }
   }
 }
