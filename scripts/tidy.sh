@@ -37,7 +37,6 @@ done
 step clang-tidy "${#pending[@]} of ${#files[@]} files to check"
 ((${#pending[@]} > 0)) || exit 0
 
-# shellcheck disable=SC2317  # called through xargs
 check() {  # FILE
   local log=build/tidy/${1//\//__}.log
   if "$TIDY" --quiet -p build --extra-arg="-idirafter$OMP_H" --extra-arg='-D__malloc__(...)=' "$1" \
