@@ -40,8 +40,10 @@ void check_shapes(const TensorView& y, const TensorView& x, const TensorView& w)
 
 }  // namespace
 
-CpuKernels::CpuKernels(int threads) : threads_(threads), matmul_(std::make_unique<MatmulEngine>()) {
-  if (threads_ > 0) omp_set_num_threads(threads_);
+CpuKernels::CpuKernels(int threads)
+    : threads_(threads > 0 ? threads : omp_get_max_threads()),
+      matmul_(std::make_unique<MatmulEngine>()) {
+  omp_set_num_threads(threads_);
 }
 CpuKernels::~CpuKernels() = default;
 
