@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace pg::io {
@@ -12,7 +13,7 @@ namespace pg::io {
 namespace {
 
 std::string remaining(double seconds) {
-  const auto s = static_cast<std::int64_t>(seconds + 0.5);
+  const auto s = std::llround(seconds);
   if (s >= 3600) return fmt::format("{} h {:02} min left", s / 3600, s / 60 % 60);
   if (s >= 60) return fmt::format("{} min {:02} s left", s / 60, s % 60);
   return fmt::format("{} s left", s);

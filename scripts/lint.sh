@@ -8,7 +8,7 @@ failed=()
 
 mapfile -t shell < <(find scripts tests .ci/run -name '*.sh' -o -path .ci/run | sort)
 step shellcheck "${#shell[@]} scripts"
-shellcheck -x -P SCRIPTDIR "${shell[@]}" || failed+=(shellcheck)
+shellcheck -S warning -x -P SCRIPTDIR "${shell[@]}" || failed+=(shellcheck)
 
 step rules "includes, file length, words"
 bash tests/lint/check.sh . || failed+=(rules)

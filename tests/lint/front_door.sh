@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # The scripts behind `make`, on a copy of them among stand-ins for apt, sudo, dpkg, mpirun and the
 # program itself, each of which writes down how it was called.
-# shellcheck disable=SC2016,SC1003  # the stand-ins' bodies are expanded when they run
 set -euo pipefail
 source_tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 tree=$(mktemp -d)
