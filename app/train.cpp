@@ -255,7 +255,7 @@ class Run {
                     seconds_since(begin)));
   }
 
-  const bool terminal_ = isatty(STDOUT_FILENO) == 1;
+  const bool terminal_ = io::watched_terminal(stdout);
   Deck deck_;
   comm::ProcessGrid grid_;
   io::RunFolder folder_;

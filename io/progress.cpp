@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 namespace pg::io {
@@ -27,8 +30,18 @@ int columns(std::FILE* out) {
 
 }  // namespace
 
+bool watched_terminal(std::FILE* out) {
+  if (::isatty(::fileno(out)) != 1) return false;
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return true;
+  // Where the parent is mpirun itself (on other hosts it is a daemon without a terminal).
+  std::error_code error;
+  const auto target =
+      std::filesystem::read_symlink(fmt::format("/proc/{}/fd/1", ::getppid()), error).string();
+  return !error && (target.starts_with("/dev/pts/") || target.starts_with("/dev/tty"));
+}
+
 Progress::Progress(std::string label, std::int64_t total, std::FILE* out)
-    : label_(std::move(label)), total_(total), out_(out), terminal_(::isatty(::fileno(out)) == 1) {}
+    : label_(std::move(label)), total_(total), out_(out), terminal_(watched_terminal(out)) {}
 
 Progress::~Progress() {
   if (!drawn_) return;

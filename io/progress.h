@@ -9,6 +9,10 @@
 
 namespace pg::io {
 
+// Whether a person sees `out` as a terminal. Open MPI's mpirun gives rank 0 a terminal of its own
+// even when its own output goes to a file: then what mpirun's output is decides.
+bool watched_terminal(std::FILE* out);
+
 class Progress {
  public:
   // `total` in any unit; 0 or less: unknown, only the label is shown.
