@@ -1,6 +1,6 @@
 // Sums gradients over the ranks that hold copies of the parameters, place by place, as soon as the
-// backward of the last micro-batch has completed each: the messages travel while earlier layers
-// still compute.
+// backward of the last micro-batch has completed each. A group whose calls complete later then
+// carries them while earlier layers still compute; MPI's on the CPU do not (comm/mpi_group.cpp).
 #pragma once
 
 #include <cstdint>
