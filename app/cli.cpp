@@ -91,11 +91,6 @@ CommandLine parse_command_line(std::span<const Command> commands, int argc,
   return line;
 }
 
-bool needs_mpi(std::span<const Command> commands, int argc, const char* const* argv) {
-  const auto* command = argc > 1 ? find(commands, argv[1]) : nullptr;
-  return command && command->parallel;
-}
-
 int launcher_rank() {
   // Open MPI, PMIx launchers, MPICH and Intel MPI, Slurm.
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {

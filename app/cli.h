@@ -37,9 +37,6 @@ struct CommandLine {
 CommandLine parse_command_line(std::span<const Command> commands, int argc,
                                const char* const* argv);
 
-// Whether this command line will need MPI; looks only at the command's name.
-bool needs_mpi(std::span<const Command> commands, int argc, const char* const* argv);
-
 // This process's rank as its launcher's environment tells it, without MPI; 0 when none does.
 int launcher_rank();
 

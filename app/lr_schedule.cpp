@@ -21,6 +21,7 @@ double learning_rate(const ScheduleSection& schedule, double peak, std::int64_t 
     case LrKind::kCosine:
       return schedule.min_lr + span * 0.5 * (1.0 + std::cos(std::numbers::pi * done));
     case LrKind::kWsd:
+      if (step <= steps - schedule.decay) return peak;
       return peak - span * ratio(step - (steps - schedule.decay), schedule.decay);
     case LrKind::kLinear:
       return peak - span * done;

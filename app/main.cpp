@@ -1,4 +1,4 @@
-// The executable: MPI, command, run, exit code.
+// The executable: command, MPI, run, exit code.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -83,7 +83,7 @@ int report(const Error& error, comm::Group* world) {
     print_error(fmt::format("rank {} ({}): {}", world->rank(), comm::host_name(), error.what()));
     comm::abort_job(code);
   }
-  if (!world || world->rank() == 0) print_error(error.what());
+  if (world ? world->rank() == 0 : app::launcher_rank() == 0) print_error(error.what());
   return code;
 }
 
@@ -93,19 +93,19 @@ int main(int argc, char** argv) {
   std::optional<comm::MpiSession> mpi;
   std::unique_ptr<comm::Group> world;
   try {
-    // 1. MPI, for the commands that run on many ranks. The others do the work once, whatever
+    // 1. The command. What is wrong with it is wrong on every rank: one of them says so.
+    const auto line = app::parse_command_line(kCommands, argc, argv);
+
+    // 2. MPI, for the commands that run on many ranks. The others do the work once, whatever
     //    number of them a launcher starts.
-    if (app::needs_mpi(kCommands, argc, argv)) {
+    if (line.command && line.command->parallel) {
       mpi.emplace(argc, argv);
       world = comm::make_mpi_group(comm::Communicator::world(), "world");
     } else if (app::launcher_rank() > 0) {
       return 0;
     }
-
-    // 2. The command.
-    const auto line = app::parse_command_line(kCommands, argc, argv);
     if (!line.command) {
-      if (!world || world->rank() == 0) fmt::print("{}", line.text);
+      fmt::print("{}", line.text);
       return 0;
     }
 

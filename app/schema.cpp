@@ -21,6 +21,15 @@ const std::vector<io::KeySpec>& deck_keys() {
   return specs;
 }
 
+std::string resolved_text(const Deck& deck) {
+  std::vector<std::optional<io::DeckValue>> values;
+  for (const auto& key : deck_schema()) {
+    const bool held = key.field.get != nullptr;
+    values.push_back(held ? std::optional(key.field.get(deck)) : std::nullopt);
+  }
+  return io::write_deck(deck_keys(), values);
+}
+
 Deck parse_deck(std::string_view text, const std::string& file,
                 const std::vector<std::string>& overrides, Purpose purpose, int ranks) {
   io::DeckReader reader(deck_keys(), file);
@@ -42,12 +51,7 @@ Deck parse_deck(std::string_view text, const std::string& file,
   cross_check(deck, reader, purpose, ranks);
   reader.finish();
 
-  std::vector<std::optional<io::DeckValue>> values;
-  for (const auto& key : deck_schema()) {
-    const bool held = key.field.get != nullptr;
-    values.push_back(held ? std::optional(key.field.get(deck)) : std::nullopt);
-  }
-  deck.resolved = io::write_deck(deck_keys(), values);
+  deck.resolved = resolved_text(deck);
   return deck;
 }
 

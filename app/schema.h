@@ -50,6 +50,9 @@ const std::vector<io::KeySpec>& deck_keys();
 Deck parse_deck(std::string_view text, const std::string& file,
                 const std::vector<std::string>& overrides, Purpose purpose, int ranks);
 
+// What Deck::resolved holds: canonical TOML of every key that can be set.
+std::string resolved_text(const Deck& deck);
+
 // Reads the file at `path`. With a group (collective): rank 0 alone reads and checks, with its own
 // overrides; all ranks return the same Deck or throw the same Error(kDeck).
 Deck read_deck(comm::Group* world, const std::filesystem::path& path,

@@ -101,6 +101,14 @@ void check_training(const Deck& deck, io::DeckReader& reader) {
     reader.refuse("schedule.min_lr",
                   fmt::format("{} is above optimizer.lr = {}", schedule.min_lr, deck.optimizer.lr));
   }
+  if (reader.sound({"schedule.kind", "schedule.min_lr"}) && schedule.kind == LrKind::kConstant &&
+      schedule.min_lr != 0) {
+    reader.refuse("schedule.min_lr", "schedule.kind = \"constant\" has no least rate (legal: 0)");
+  }
+  if (reader.sound({"schedule.kind", "schedule.decay"}) && schedule.kind != LrKind::kWsd &&
+      schedule.decay != 0) {
+    reader.refuse("schedule.decay", "only schedule.kind = \"wsd\" has a final decay (legal: 0)");
+  }
   if (!reader.sound({"train.steps", "schedule.warmup"}) || train.steps == 0) return;
   if (schedule.warmup > train.steps) {
     reader.refuse("schedule.warmup",

@@ -287,7 +287,7 @@ std::vector<Row> training_rows() {
       {.name = "optimizer.eps",
        .field = at(optimizer, &Optimizer::eps),
        .fallback = 1e-8,
-       .range = above(0),
+       .range = at_least(1e-30),
        .doc = "Added to the root of the second moment."},
       {.name = "optimizer.weight_decay",
        .field = at(optimizer, &Optimizer::weight_decay),

@@ -1,5 +1,6 @@
 #include "app/train.h"
 
+#include <fmt/ranges.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -12,6 +13,8 @@
 
 #include "app/console.h"
 #include "app/matmul_rate.h"
+#include "app/resume_check.h"
+#include "app/schema.h"
 #include "app/trainer.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
@@ -54,6 +57,7 @@ class Run {
  public:
   Run(const Deck& deck, const comm::Communicator& world)
       : deck_(deck), grid_(world, grid_of(deck, world.size())), folder_(deck.run.output) {
+    deck_.resolved = resolved_text(deck_);  // before the machine's thread count goes in
     deck_.run.threads = threads_of(deck_, grid_);
   }
 
@@ -68,20 +72,22 @@ class Run {
   void leave_together() { world().barrier(); }
 
   ExitCode run() {
-    // 1. What to resume, and a folder that is writable, has room, and is ours.
+    // 1. What to resume, and a folder that holds no other run.
     find_resume();
-    // 2. Memory, data, model.
+    // 2. Memory, data, model; that this processor has the precision's products, it shows at once.
     Trainer trainer(deck_, grid_);
-    prepare_folder(trainer);
-    resume(trainer);
+    comm::together(world(), [&] {
+      matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
+    });
+    matmul_flops_ = comm::all_reduce(world(), matmul_flops_, comm::ReduceOp::kSum);
+    load(trainer);
     if (trainer.completed() >= deck_.train.steps) {
       say(fmt::format("step {} of {} is done already: nothing to do\n", trainer.completed(),
                       deck_.train.steps));
       return ExitCode::kDone;
     }
-    // 3. Tell people.
-    matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
-    matmul_flops_ = comm::all_reduce(world(), matmul_flops_, comm::ReduceOp::kSum);
+    // 3. A folder that takes what comes; tell people.
+    prepare_folder(trainer);
     print_banner(trainer);
     // 4. Train.
     return loop(trainer);
@@ -112,41 +118,59 @@ class Run {
       std::vector<std::string> notes;
       const auto entry = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume, notes);
       for (const auto& note : notes) say("warning: " + note + "\n");
-      if (entry) found = entry->string();
+      if (!entry) return;
+      found = entry->string();
+      refuse_abandoned(*entry);
     });
     resume_from_ = comm::broadcast(world(), found, 0);
   }
 
+  // Going on from an older checkpoint would leave newer ones of a branch that no longer is: a later
+  // "latest" would take them for this run's.
+  void refuse_abandoned(const std::filesystem::path& entry) const {
+    const auto entries = io::list_checkpoints(folder_.checkpoints());
+    const auto& resume = deck_.checkpoint.resume;
+    if (resume == "auto" || resume == "latest" || entries.empty()) return;
+    const auto step = io::read_checkpoint_info(entry).step;
+    if (entries.front().step > step) {
+      throw fail(ExitCode::kCheckpoint,
+                 "checkpoint.resume: {} is of step {}, but run.output = {} holds step {} already "
+                 "(legal: another run.output, or \"latest\")",
+                 entry.string(), step, deck_.run.output, entries.front().step);
+    }
+  }
+
+  // Right after this the run counts as begun: its deck and first record are there.
   void prepare_folder(Trainer& trainer) {
     const auto records = trainer.records();
     comm::together(world(), [&] {
       if (!root()) return;
       io::require_space(folder_.checkpoints(), io::checkpoint_bytes(records));
+      folder_.remove_exit();
       folder_.write_deck(deck_.resolved);
+      metrics_ = std::make_unique<io::MetricsWriter>(folder_.metrics(), trainer.completed());
     });
   }
 
-  void resume(Trainer& trainer) {
-    if (!resume_from_.empty()) {
-      io::CheckpointInfo info;
-      comm::together(world(), [&] {
-        info = io::read_checkpoint_info(resume_from_);
-        if (info.data_fingerprint != trainer.train_file().fingerprint()) {
-          throw fail(ExitCode::kCheckpoint,
-                     "{}: was trained on other data: fingerprint {}, but data.train = {} has {}",
-                     resume_from_, info.data_fingerprint, deck_.data.train,
-                     trainer.train_file().fingerprint());
-        }
-      });
-      io::load_checkpoint(grid_.communicator(), resume_from_, trainer.records());
-      trainer.loaded();
-      trainer.set_progress(info.step, info.next_sample);
-    }
+  void load(Trainer& trainer) {
+    if (resume_from_.empty()) return;
+    io::CheckpointInfo info;
     comm::together(world(), [&] {
-      if (root()) {
-        metrics_ = std::make_unique<io::MetricsWriter>(folder_.metrics(), trainer.completed());
+      info = io::read_checkpoint_info(resume_from_);
+      auto differences = resume_differences(info.deck, deck_, resume_from_);
+      if (info.data_fingerprint != trainer.train_file().fingerprint()) {
+        differences.push_back(fmt::format("data.train: {} has the fingerprint {}, was {}",
+                                          deck_.data.train, trainer.train_file().fingerprint(),
+                                          info.data_fingerprint));
+      }
+      if (!differences.empty()) {
+        throw fail(ExitCode::kCheckpoint, "{}: was made by another run:\n{}", resume_from_,
+                   fmt::join(differences, "\n"));
       }
     });
+    io::load_checkpoint(grid_.communicator(), resume_from_, trainer.records());
+    trainer.loaded();
+    trainer.set_progress(info.step, info.next_sample);
   }
 
   void print_banner(Trainer& trainer) {
@@ -168,6 +192,7 @@ class Run {
     const auto stop_after = deck_.run.stop_after;
     std::int64_t tokens = 0;
     bool stopped = stop_after > 0 && trainer.completed() >= stop_after;
+    if (stopped) save(trainer);  // into this folder, wherever it was resumed from
     std::optional<io::Progress> progress;
     const auto first = trainer.completed();
     if (root())
@@ -277,6 +302,9 @@ ExitCode run_train(const Deck& deck, const comm::Communicator& world) {
   } catch (const Error& error) {
     run.write_exit(error.code(), error.what());
     if (error.ranks() == run.world().size()) run.leave_together();
+    throw;
+  } catch (const std::exception& error) {
+    run.write_exit(ExitCode::kBug, error.what());
     throw;
   }
 }

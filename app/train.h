@@ -10,8 +10,8 @@
 
 namespace pg::app {
 
-// Collective over `world`. Returns kDone or kStopped (75); every failure is an Error, the same on
-// all ranks, after exit.json has been written. Rank 0 prints.
+// Collective over `world`. Returns kDone or kStopped (75); a failure that the ranks agreed on is an
+// Error, the same on all ranks, after exit.json has been written. Rank 0 prints.
 ExitCode run_train(const Deck& deck, const comm::Communicator& world);
 
 }  // namespace pg::app

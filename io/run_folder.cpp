@@ -39,11 +39,19 @@ void write_whole(const fs::path& path, const std::string& text) {
 
 bool RunFolder::holds_run() const {
   std::error_code error;
-  return fs::exists(metrics(), error) || !list_checkpoints(checkpoints()).empty();
+  // An empty record file is a run that ended before its first step.
+  const auto recorded = fs::file_size(metrics(), error);
+  return (!error && recorded > 0) || !list_checkpoints(checkpoints()).empty();
 }
 
 void RunFolder::write_deck(const std::string& resolved) const {
   write_whole(path_ / "deck.toml", resolved);
+}
+
+void RunFolder::remove_exit() const {
+  std::error_code error;
+  fs::remove(path_ / "exit.json", error);
+  if (error) throw fail(ExitCode::kSave, "{}/exit.json: {}", path_.string(), error.message());
 }
 
 void RunFolder::write_exit(int code, const std::string& reason) const noexcept {

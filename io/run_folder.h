@@ -21,6 +21,9 @@ class RunFolder {
   // Whether a run has left records or checkpoints here.
   bool holds_run() const;
   void write_deck(const std::string& resolved) const;  // Error(kSave)
+  // A run that goes on has not ended: what an earlier slice said must not stand for it.
+  // Error(kSave).
+  void remove_exit() const;
   // Launchers mask exit codes: {"code": 75, "reason": "..."} stays. Never throws: it is written
   // while failing.
   void write_exit(int code, const std::string& reason) const noexcept;

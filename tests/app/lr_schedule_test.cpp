@@ -41,6 +41,13 @@ TEST(LrSchedule, wsd_is_stable_until_its_decay) {
   EXPECT_NEAR(learning_rate(schedule(LrKind::kWsd), kPeak, 110, 100), 0.55, 1e-15);
 }
 
+TEST(LrSchedule, wsd_without_a_decay_keeps_the_peak) {
+  auto s = schedule(LrKind::kWsd);
+  s.decay = 0;
+  EXPECT_DOUBLE_EQ(learning_rate(s, kPeak, 110, 60), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate(s, kPeak, 110, 110), 1.0);
+}
+
 TEST(LrSchedule, without_warmup_starts_at_the_curve) {
   auto s = schedule(LrKind::kCosine);
   s.warmup = 0;

@@ -90,6 +90,7 @@ TEST_P(Restart, a_stopped_and_resumed_run_prints_the_same_digits) {
 TEST_P(Restart, a_finished_run_resumes_to_done_at_once) {
   auto deck = deck_in("finished", GetParam());
   deck.train.steps = 2;
+  deck.schedule.warmup = 1;
   ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
   deck.checkpoint.resume = "auto";
   EXPECT_EQ(app::run_train(deck, world()), ExitCode::kDone);
@@ -164,6 +165,54 @@ TEST(Resume, other_data_is_refused) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kCheckpoint) << error.what();
   }
+}
+
+TEST(Resume, another_model_or_seed_of_the_same_shapes_is_refused_by_name) {
+  auto deck = deck_in("othermodel", DType::kF32);
+  deck.run.stop_after = 2;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  deck.checkpoint.resume = "latest";
+  const auto refused = [&](const app::Deck& changed, const std::string& key) {
+    try {
+      app::run_train(changed, world());
+      ADD_FAILURE() << "resumed with another " << key;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kCheckpoint);
+      EXPECT_NE(std::string(error.what()).find(key + ":"), std::string::npos) << error.what();
+    }
+  };
+  auto changed = deck;
+  changed.run.seed += 1;
+  refused(changed, "run.seed");
+  changed = deck;  // 4 heads of 7 and 7 of 4 have the same matrices
+  changed.model.heads = changed.model.kv_heads = 7;
+  changed.model.head_dim = 4;
+  refused(changed, "model.heads");
+  changed = deck;
+  changed.model.norm_eps *= 2;
+  refused(changed, "model.norm_eps");
+  // What moves no weight and no sample may change.
+  deck.run.stop_after = 3;
+  deck.model.dropout = 0.0;
+  deck.optimizer.lr = 1e-3;
+  EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+}
+
+TEST(Resume, an_older_checkpoint_is_refused_while_the_folder_holds_newer_ones) {
+  auto deck = deck_in("branch", DType::kF32);
+  deck.checkpoint.every = 2;
+  deck.run.stop_after = 4;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  deck.checkpoint.resume = deck.run.output + "/checkpoints/step-000000002";
+  deck.run.stop_after = 3;
+  EXPECT_THROW(app::run_train(deck, world()), Error);
+  // Into a folder of its own it may branch off, and even a stop at once leaves something to resume.
+  const auto old = deck.run.output;
+  deck = deck_in("branched", DType::kF32);
+  deck.checkpoint.resume = old + "/checkpoints/step-000000002";
+  deck.run.stop_after = 2;
+  EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  EXPECT_EQ(io::list_checkpoints(fs::path(deck.run.output) / "checkpoints").at(0).step, 2);
 }
 
 TEST(Resume, a_checkpoint_of_another_grid_continues_the_same_run) {

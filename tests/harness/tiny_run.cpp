@@ -64,6 +64,7 @@ app::Deck base_deck(const fs::path& tokens, DType precision) {
   deck.schedule.warmup = 4;
   deck.schedule.min_lr = 1e-3;
   deck.checkpoint.resume = "none";
+  deck.log.every = 10;
   deck.model.layers = 2;
   deck.model.vocab = 61;
   deck.model.max_seq = 12;

@@ -1,0 +1,17 @@
+// What may not change between a checkpoint and the run that resumes it: the model and which samples
+// come when. Tensor names and shapes alone would let another head count, rotary base or seed pass.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "app/deck.h"
+
+namespace pg::app {
+
+// One line a key: "model.heads: 16, was 8". `stored` is the resolved deck in the checkpoint
+// `entry`.
+std::vector<std::string> resume_differences(const std::string& stored, const Deck& deck,
+                                            const std::string& entry);
+
+}  // namespace pg::app
