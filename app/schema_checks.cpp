@@ -86,6 +86,16 @@ void check_model(const Deck& deck, io::DeckReader& reader) {
   }
 }
 
+// A rotary base without rotary positions would be ignored.
+void check_positions(const Deck& deck, io::DeckReader& reader) {
+  if (!reader.sound({"model.position", "model.rope_theta"})) return;
+  const double unset = model::ModelConfig{}.rope_theta;
+  if (deck.model.position != model::PositionKind::kRope && deck.model.rope_theta != unset) {
+    reader.refuse("model.rope_theta",
+                  fmt::format("only model.position = \"rope\" has a base (legal: {})", unset));
+  }
+}
+
 void check_training(const Deck& deck, io::DeckReader& reader) {
   const auto& train = deck.train;
   if (reader.sound({"train.seq", "model.max_seq"}) && train.seq > deck.model.max_seq) {
@@ -198,6 +208,7 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
   }
   if (purpose != Purpose::kPrepare) check_grid(deck, reader, ranks);
   check_model(deck, reader);
+  check_positions(deck, reader);
   check_training(deck, reader);
   check_sizes(deck, reader);
   check_data(deck, reader, purpose);

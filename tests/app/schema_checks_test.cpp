@@ -75,6 +75,20 @@ TEST(SchemaChecks, global_batch_is_a_multiple_of_what_runs_at_once) {
             "16");
 }
 
+TEST(SchemaChecks, keys_that_another_choice_would_ignore_are_refused) {
+  EXPECT_EQ(refusal_of({"schedule.kind=cosine", "schedule.min_lr=1e-5"}), "");
+  EXPECT_EQ(refusal_of({"schedule.kind=constant", "schedule.min_lr=1e-5"}),
+            "command line: schedule.min_lr=1e-5: schedule.min_lr: schedule.kind = \"constant\" has "
+            "no least rate (legal: 0)");
+  EXPECT_EQ(refusal_of({"schedule.decay=5"}),
+            "command line: schedule.decay=5: schedule.decay: only schedule.kind = \"wsd\" has a "
+            "final decay (legal: 0)");
+  EXPECT_EQ(refusal_of({"model.rope_theta=500000"}), "");
+  EXPECT_EQ(refusal_of({"model.rope_theta=500000", "model.position=learned"}),
+            "command line: model.rope_theta=500000: model.rope_theta: only model.position = "
+            "\"rope\" has a base (legal: 10000)");
+}
+
 TEST(SchemaChecks, heads_must_fit_together) {
   EXPECT_EQ(refusal_of({"model.kv_heads=3"}),
             "command line: model.kv_heads=3: model.kv_heads: 3 does not divide heads = 4; legal: "
