@@ -7,122 +7,267 @@
 
 namespace pg::model {
 
-namespace {
-
-constexpr std::int64_t kPackAlignment = 32;  // elements: a cache line of bf16
-
-std::int64_t round_up(std::int64_t n) {
-  return (n + kPackAlignment - 1) / kPackAlignment * kPackAlignment;
+ParamStore::ParamStore(ParamLayout layout, DType compute, Buffer::Kind kind)
+    : layout_(std::move(layout)), compute_(compute) {
+  const auto buffer = [&](std::int64_t elements, DType type) {
+    return Buffer(static_cast<std::size_t>(elements) * dtype_size(type), kind);
+  };
+  const auto full = layout_.full_elements(), shard = layout_.shard_elements();
+  const auto slots = layout_.slot_elements();
+  if (!gathers_weights()) weights_ = buffer(full, compute_);
+  if (exact_apart()) exact_ = buffer(shard, accumulator());
+  m_ = buffer(shard, accumulator());
+  v_ = buffer(shard, accumulator());
+  grads_ = buffer(scatters_grads() ? shard : full, accumulator());
+  if (gathers_weights()) weight_slots_ = buffer(slots, compute_);
+  if (scatters_grads()) grad_slots_ = buffer(slots, accumulator());
+  for (int slot = 1; slot < ParamLayout::kSlots; ++slot) {
+    slot_begin_[slot] = slot_begin_[slot - 1] + layout_.slot_elements(slot - 1);
+  }
+  weights_in_slot_.fill(-1);
+  grads_in_slot_.fill(-1);
 }
 
+void* ParamStore::at(const Buffer& buffer, DType type, Space space, std::int64_t place,
+                     std::int64_t offset) const {
+  const auto& range = layout_.place(place);
+  PG_ASSERT(range.held, "place {} is not on stage {}", place, layout_.sharding().stage);
+  switch (space) {
+    case Space::kFull:
+      offset += range.begin;
+      break;
+    case Space::kShard:
+      offset += range.shard_begin;
+      break;
+    case Space::kSlot:
+      offset += slot_begin_[layout_.slot_of(place)];
+      break;
+  }
+  return buffer.at(static_cast<std::size_t>(offset) * dtype_size(type));
+}
+
+TensorView ParamStore::pack(void* data, DType type, std::size_t first, std::size_t last) const {
+  const auto& head = layout_.part(first);
+  std::int64_t rows = 0;
+  for (std::size_t id = first; id <= last; ++id) {
+    const auto& part = layout_.part(id);
+    PG_ASSERT(id == first || (!table()[id].starts_pack && part.cols == head.cols &&
+                              table()[id].shape.size() == table()[first].shape.size()),
+              "{} does not continue {}", table()[id].name, table()[first].name);
+    rows += part.rows;
+  }
+  if (table()[first].shape.size() == 1) return TensorView(data, type, {rows});
+  return TensorView(data, type, {rows, head.cols});
+}
+
+TensorView ParamStore::weight_pack(std::size_t first, std::size_t last) const {
+  const auto place = table()[first].place, offset = layout_.part(first).offset;
+  if (!gathers_weights()) {
+    return pack(at(weights_, compute_, Space::kFull, place, offset), compute_, first, last);
+  }
+  PG_ASSERT(weights_in_slot(layout_.slot_of(place)) == place, "{} is not gathered",
+            table()[first].name);
+  return pack(at(weight_slots_, compute_, Space::kSlot, place, offset), compute_, first, last);
+}
+
+TensorView ParamStore::grad_pack(std::size_t first, std::size_t last) const {
+  const auto place = table()[first].place, offset = layout_.part(first).offset;
+  const auto type = accumulator();
+  if (!scatters_grads()) {
+    return pack(at(grads_, type, Space::kFull, place, offset), type, first, last);
+  }
+  PG_ASSERT(grads_in_slot(layout_.slot_of(place)) == place, "no slot for the gradient of {}",
+            table()[first].name);
+  return pack(at(grad_slots_, type, Space::kSlot, place, offset), type, first, last);
+}
+
+TensorView ParamStore::kept(const Buffer& buffer, DType type, Space space, std::size_t id) const {
+  const auto range = layout_.kept(id);
+  const auto place = table()[id].place;
+  auto offset = layout_.part(id).offset + range.begin;
+  if (space == Space::kShard) offset -= layout_.shard() * layout_.place(place).piece;
+  return TensorView(at(buffer, type, space, place, offset), type, {range.elements()});
+}
+
+TensorView ParamStore::kept_exact(std::size_t id) const {
+  return exact_apart() ? kept(exact_, accumulator(), Space::kShard, id)
+                       : kept(weights_, compute_, Space::kFull, id);
+}
+TensorView ParamStore::kept_m(std::size_t id) const {
+  return kept(m_, accumulator(), Space::kShard, id);
+}
+TensorView ParamStore::kept_v(std::size_t id) const {
+  return kept(v_, accumulator(), Space::kShard, id);
+}
+TensorView ParamStore::kept_grad(std::size_t id) const {
+  return kept(grads_, accumulator(), scatters_grads() ? Space::kShard : Space::kFull, id);
+}
+TensorView ParamStore::kept_rounded(std::size_t id) const {
+  if (gathers_weights() || !exact_apart()) return {};
+  return kept(weights_, compute_, Space::kFull, id);
+}
+
+TensorView ParamStore::place_weights(std::int64_t place) const {
+  const auto n = layout_.place(place).piece * layout_.shards();
+  void* data = gathers_weights() ? at(weight_slots_, compute_, Space::kSlot, place, 0)
+                                 : at(weights_, compute_, Space::kFull, place, 0);
+  return TensorView(data, compute_, {n});
+}
+
+TensorView ParamStore::place_grads(std::int64_t place) const {
+  const auto n = layout_.place(place).piece * layout_.shards();
+  const auto type = accumulator();
+  void* data = scatters_grads() ? at(grad_slots_, type, Space::kSlot, place, 0)
+                                : at(grads_, type, Space::kFull, place, 0);
+  return TensorView(data, type, {n});
+}
+
+TensorView ParamStore::own_piece(TensorView whole_place) const {
+  const auto piece = whole_place.elements() / layout_.shards();
+  return whole_place.slice(0, layout_.shard() * piece, piece);
+}
+
+TensorView ParamStore::kept_exact_of_place(std::int64_t place) const {
+  if (!exact_apart()) return own_piece(place_weights(place));
+  return TensorView(at(exact_, accumulator(), Space::kShard, place, 0), accumulator(),
+                    {layout_.place(place).piece});
+}
+
+TensorView ParamStore::kept_grads_of_place(std::int64_t place) const {
+  if (!scatters_grads()) return own_piece(place_grads(place));
+  return TensorView(at(grads_, accumulator(), Space::kShard, place, 0), accumulator(),
+                    {layout_.place(place).piece});
+}
+
+TensorView ParamStore::all_grads() const {
+  const auto n = static_cast<std::int64_t>(grads_.bytes() / dtype_size(accumulator()));
+  return TensorView(grads_.at(0), accumulator(), {n});
+}
+
+namespace {
+
 template <class T>
-void fill_initial(T* x, const ParamSpec& spec, comm::RandomKey key) {
-  const std::int64_t n = spec.elements();
+double initial_value(const ParamSpec& spec, comm::RandomKey key, std::int64_t element) {
+  switch (spec.init) {
+    case Init::kZeros:
+      return 0.0;
+    case Init::kOnes:
+      return 1.0;
+    case Init::kNormal:
+      return spec.std * comm::random_normal(key, static_cast<std::uint64_t>(element));
+  }
+  return 0.0;
+}
+
+// Elements [begin, end) of this rank's part, by their index in the global tensor.
+template <class T>
+void fill_initial(T* to, const ParamSpec& spec, const ParamPart& part, ParamLayout::Kept kept,
+                  comm::RandomKey key) {
+  const auto width = spec.shape.size() == 2 ? spec.shape[1] : 1;
 #pragma omp parallel for schedule(static)
-  for (std::int64_t e = 0; e < n; ++e) {
-    double value = 0.0;
-    if (spec.init == Init::kOnes) value = 1.0;
-    if (spec.init == Init::kNormal) {
-      value = spec.std * comm::random_normal(key, static_cast<std::uint64_t>(e));
-    }
-    x[e] = static_cast<T>(value);
+  for (std::int64_t e = kept.begin; e < kept.end; ++e) {
+    const auto row = part.row_begin + e / part.cols, col = part.col_begin + e % part.cols;
+    to[e - kept.begin] = static_cast<T>(initial_value<T>(spec, key, row * width + col));
   }
 }
 
 }  // namespace
 
-ParamStore::ParamStore(const ParamTable& table, DType compute, Buffer::Kind kind)
-    : table_(table), compute_(compute) {
-  std::int64_t next = 0;
-  for (const auto& spec : table_.specs()) {
-    if (spec.starts_pack) next = round_up(next);
-    offset_.push_back(next);
-    next += spec.elements();
-  }
-  offset_.push_back(round_up(next));
-
-  const auto elements = static_cast<std::size_t>(offset_.back());
-  const auto exact_bytes = elements * dtype_size(accumulator());
-  weights_ = Buffer(elements * dtype_size(compute_), kind);
-  grads_ = Buffer(exact_bytes, kind);
-  m_ = Buffer(exact_bytes, kind);
-  v_ = Buffer(exact_bytes, kind);
-  if (has_master()) masters_ = Buffer(exact_bytes, kind);
-}
-
-TensorView ParamStore::view(const Buffer& buffer, DType type, std::size_t first,
-                            std::size_t last) const {
-  const auto& shape = table_[first].shape;
-  void* data = buffer.at(static_cast<std::size_t>(offset_[first]) * dtype_size(type));
-  std::int64_t rows = 0;
-  for (std::size_t id = first; id <= last; ++id) {
-    PG_ASSERT(id == first ||
-                  (!table_[id].starts_pack && table_[id].shape.size() == shape.size() &&
-                   table_[id].shape.back() == (shape.size() == 2 ? shape[1] : table_[id].shape[0])),
-              "{} does not continue {}", table_[id].name, table_[first].name);
-    rows += table_[id].shape[0];
-  }
-  if (shape.size() == 1) return TensorView(data, type, {rows});
-  return TensorView(data, type, {rows, shape[1]});
-}
-
-TensorView ParamStore::grads_of_place(std::int64_t place) const {
-  std::int64_t begin = -1, end = 0;
-  for (std::size_t id = 0; id < table_.size(); ++id) {
-    if (table_[id].place != place) continue;
-    if (begin < 0) begin = offset_[id];
-    end = offset_[id] + table_[id].elements();
-  }
-  PG_ASSERT(begin >= 0, "place {}", place);
-  return TensorView(grads_.at(static_cast<std::size_t>(begin) * dtype_size(accumulator())),
-                    accumulator(), {end - begin});
-}
-
-TensorView ParamStore::all_grads() const {
-  return TensorView(grads_.at(0), accumulator(), {offset_.back()});
-}
-
 void ParamStore::initialise(std::int64_t seed) {
-  for (std::size_t id = 0; id < table_.size(); ++id) {
-    const auto& spec = table_[id];
+  for (std::size_t id = 0; id < table().size(); ++id) {
+    const auto kept = layout_.kept(id);
+    if (kept.elements() == 0) continue;
+    const auto& spec = table()[id];
     const auto key = comm::random_key(static_cast<std::uint64_t>(seed), "init/" + spec.name);
     cpu::dispatch(accumulator(), [&]<class T>() {
-      fill_initial(exact(id).data<T>(), spec, key);
-      std::fill_n(m(id).data<T>(), spec.elements(), T{});
-      std::fill_n(v(id).data<T>(), spec.elements(), T{});
+      fill_initial(kept_exact(id).data<T>(), spec, layout_.part(id), kept, key);
+      std::fill_n(kept_m(id).data<T>(), kept.elements(), T{});
+      std::fill_n(kept_v(id).data<T>(), kept.elements(), T{});
     });
   }
   round_weights();
 }
 
 void ParamStore::round_weights() {
-  if (!has_master()) return;
-  for (std::size_t id = 0; id < table_.size(); ++id) {
-    const auto* from = master(id).data<float>();
-    auto* to = weight(id).data<bf16>();
-    const std::int64_t n = table_[id].elements();
+  for (std::size_t id = 0; id < table().size(); ++id) {
+    if (layout_.kept(id).elements() == 0) continue;
+    const auto rounded = kept_rounded(id);
+    if (rounded.empty()) continue;
+    const auto* from = kept_exact(id).data<float>();
+    auto* to = rounded.data<bf16>();
+    const std::int64_t n = rounded.elements();
 #pragma omp parallel for schedule(static)
     for (std::int64_t e = 0; e < n; ++e) to[e] = bf16(from[e]);
   }
 }
 
-std::vector<comm::TensorRecord> ParamStore::records(bool owner) const {
-  std::vector<comm::TensorRecord> all;
-  const auto add = [&](const std::string& name, const ParamSpec& spec, TensorView values) {
+namespace {
+
+// A run of elements [begin, end) of this rank's part in row-major order, as hyperslabs of the
+// global tensor: the end of a row, whole rows, the start of a row.
+std::vector<comm::Slab> slabs_of(const ParamSpec& spec, const ParamPart& part,
+                                 ParamLayout::Kept kept, TensorView values, bool owner) {
+  std::vector<comm::Slab> slabs;
+  auto* const base = static_cast<char*>(values.raw());
+  const auto add = [&](std::int64_t begin, std::int64_t rows, std::int64_t cols) {
+    if (rows == 0 || cols == 0) return;
     comm::Slab slab;
-    slab.offset.assign(spec.shape.size(), 0);
-    slab.extent = spec.shape;
-    slab.data = values.raw();
+    slab.offset = {part.row_begin + begin / part.cols};
+    slab.extent = {rows};
+    if (spec.shape.size() == 2) {
+      slab.offset.push_back(part.col_begin + begin % part.cols);
+      slab.extent.push_back(cols);
+    }
+    slab.data = base == nullptr
+                    ? nullptr
+                    : base + static_cast<std::size_t>(begin - kept.begin) * dtype_size(values.dtype());
     slab.owner = owner;
-    all.push_back({name, values.dtype(), spec.shape, {slab}});
+    slabs.push_back(std::move(slab));
   };
-  for (std::size_t id = 0; id < table_.size(); ++id) {
-    const auto& spec = table_[id];
-    add(spec.name, spec, exact(id));
-    add(spec.name + ".adam_m", spec, m(id));
-    add(spec.name + ".adam_v", spec, v(id));
+  auto at = kept.begin;
+  if (at < kept.end && at % part.cols != 0) {
+    const auto n = std::min(part.cols - at % part.cols, kept.end - at);
+    add(at, 1, n);
+    at += n;
+  }
+  const auto rows = (kept.end - at) / part.cols;
+  add(at, rows, part.cols);
+  at += rows * part.cols;
+  if (at < kept.end) add(at, 1, kept.end - at);
+  return slabs;
+}
+
+}  // namespace
+
+std::vector<comm::TensorRecord> ParamStore::records() const {
+  std::vector<comm::TensorRecord> all;
+  const auto& cut = layout_.sharding();
+  for (std::size_t id = 0; id < table().size(); ++id) {
+    const auto& spec = table()[id];
+    const auto& part = layout_.part(id);
+    // Without ZeRO the first replica writes; with it each writes its piece.
+    const bool owner = part.counts && (cut.zero > 0 || cut.replica == 0);
+    const auto add = [&](const char* suffix, TensorView values) {
+      comm::TensorRecord record{spec.name + suffix, accumulator(), spec.shape, {}};
+      if (part.held) record.slabs = slabs_of(spec, part, layout_.kept(id), values, owner);
+      all.push_back(std::move(record));
+    };
+    add("", part.held ? kept_exact(id) : TensorView());
+    add(".adam_m", part.held ? kept_m(id) : TensorView());
+    add(".adam_v", part.held ? kept_v(id) : TensorView());
   }
   return all;
+}
+
+ParamStore::Bytes ParamStore::bytes() const {
+  const auto of = [](const Buffer& b) { return static_cast<std::int64_t>(b.bytes()); };
+  Bytes bytes;
+  bytes.weights = of(weights_) + (compute_ == accumulator() ? of(exact_) : 0);
+  bytes.master = compute_ == accumulator() ? 0 : of(exact_);
+  bytes.gradients = of(grads_);
+  bytes.moments = of(m_) + of(v_);
+  bytes.slots = of(weight_slots_) + of(grad_slots_);
+  return bytes;
 }
 
 }  // namespace pg::model

@@ -1,15 +1,18 @@
-// The parameters that this rank holds and everything that goes with them: weights in the compute
-// type, gradients, AdamW's moments, and, under bf16, fp32 master weights. Each kind is one flat
-// buffer in table order, so that a layer's gradients are one contiguous message.
+// The memory of this rank's part of the parameters and of everything that goes with them: weights
+// in the compute type, gradients, AdamW's moments, and exact values (fp32 masters under bf16).
+//
+// ZeRO (Rajbhandari et al. 2020) keeps of each place a piece a replica: of moments and masters from
+// stage 1 on, of gradients from stage 2, of weights in stage 3. What a stage cuts exists in full
+// only inside slots, while a place is in use: WeightGatherer and GradReducer fill and empty them.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "comm/tensor_record.h"
 #include "model/buffer.h"
-#include "model/param_table.h"
+#include "model/param_layout.h"
 #include "model/tensor.h"
 
 namespace pg::model {
@@ -17,59 +20,79 @@ namespace pg::model {
 class ParamStore {
  public:
   // Buffer::Kind::kDry: views without storage.
-  ParamStore(const ParamTable& table, DType compute, Buffer::Kind kind = Buffer::Kind::kReal);
+  ParamStore(ParamLayout layout, DType compute, Buffer::Kind kind = Buffer::Kind::kReal);
 
-  const ParamTable& table() const { return table_; }
+  const ParamLayout& layout() const { return layout_; }
+  const ParamTable& table() const { return layout_.table(); }
   DType compute() const { return compute_; }
   DType accumulator() const { return accumulator_of(compute_); }
-  bool has_master() const { return compute_ != accumulator(); }
 
-  // Views of parameter `id` in its own shape.
-  TensorView weight(std::size_t id) const { return view(weights_, compute_, id, id); }
-  TensorView grad(std::size_t id) const { return view(grads_, accumulator(), id, id); }
-  TensorView m(std::size_t id) const { return view(m_, accumulator(), id, id); }
-  TensorView v(std::size_t id) const { return view(v_, accumulator(), id, id); }
-  // The exact values the optimizer updates: the fp32 master, or the weight itself.
-  TensorView exact(std::size_t id) const {
-    return has_master() ? view(masters_, accumulator(), id, id) : weight(id);
-  }
-  TensorView master(std::size_t id) const {  // empty without masters
-    return has_master() ? exact(id) : TensorView();
-  }
+  // -- what layers use: this rank's part of a parameter, in its own shape --------------------------
+  // A bug while the place is not in its slot.
+  TensorView weight(std::size_t id) const { return weight_pack(id, id); }
+  TensorView grad(std::size_t id) const { return grad_pack(id, id); }
   // One view over a pack of neighbours first..last: their rows one after another.
-  TensorView weight_pack(std::size_t first, std::size_t last) const {
-    return view(weights_, compute_, first, last);
-  }
-  TensorView grad_pack(std::size_t first, std::size_t last) const {
-    return view(grads_, accumulator(), first, last);
-  }
+  TensorView weight_pack(std::size_t first, std::size_t last) const;
+  TensorView grad_pack(std::size_t first, std::size_t last) const;
 
-  // All gradients of one place (ParamSpec::place), gaps included: flat.
-  TensorView grads_of_place(std::int64_t place) const;
+  // -- what the optimizer uses: this rank's piece of a parameter, flat (possibly of no elements) ---
+  TensorView kept_exact(std::size_t id) const;
+  TensorView kept_m(std::size_t id) const;
+  TensorView kept_v(std::size_t id) const;
+  TensorView kept_grad(std::size_t id) const;
+  // The rounded weights that follow the exact values; empty where those are the weights, and in
+  // stage 3, where the next gather rounds.
+  TensorView kept_rounded(std::size_t id) const;
+
+  // -- what gathers and reductions use: whole places, flat, padding included -----------------------
+  bool gathers_weights() const { return layout_.sharding().zero >= 3; }
+  bool scatters_grads() const { return layout_.sharding().zero >= 2; }
+  TensorView place_weights(std::int64_t place) const;  // in the slot in stage 3
+  TensorView place_grads(std::int64_t place) const;    // in the slot from stage 2 on
+  TensorView kept_exact_of_place(std::int64_t place) const;
+  TensorView kept_grads_of_place(std::int64_t place) const;
+  // This rank's piece inside place_weights or place_grads.
+  TensorView own_piece(TensorView whole_place) const;
+  // Which place's weights (gradients) its slot holds; -1: none. Whoever fills a slot says so.
+  void set_weights_in_slot(int slot, std::int64_t place) { weights_in_slot_[slot] = place; }
+  std::int64_t weights_in_slot(int slot) const { return weights_in_slot_[slot]; }
+  void set_grads_in_slot(int slot, std::int64_t place) { grads_in_slot_[slot] = place; }
+  std::int64_t grads_in_slot(int slot) const { return grads_in_slot_[slot]; }
+
+  // Every gradient that this rank keeps between micro-batches: flat.
   TensorView all_grads() const;
 
-  // Initial values: element e of a tensor depends on (seed, name, e) alone. Also clears the
-  // moments.
+  // Initial values of this rank's pieces: element e of the global tensor depends on (seed, name, e)
+  // alone. Also clears the moments. Rounds own pieces; others arrive by WeightGatherer::publish.
   void initialise(std::int64_t seed);
-  // Weights from masters, after a load.
-  void round_weights();
+  void round_weights();  // this rank's pieces of the weights from the exact values
 
   // What a checkpoint holds of this rank: exact weights under their names, moments as NAME.adam_m
-  // and NAME.adam_v. `owner`: whether this rank writes them.
-  std::vector<comm::TensorRecord> records(bool owner) const;
+  // and NAME.adam_v; the slabs are this rank's pieces. Every parameter has three records,
+  // possibly without slabs.
+  std::vector<comm::TensorRecord> records() const;
 
-  std::int64_t weight_bytes() const { return static_cast<std::int64_t>(weights_.bytes()); }
-  std::int64_t grad_bytes() const { return static_cast<std::int64_t>(grads_.bytes()); }
-  std::int64_t master_bytes() const { return static_cast<std::int64_t>(masters_.bytes()); }
-  std::int64_t moment_bytes() const { return static_cast<std::int64_t>(m_.bytes() + v_.bytes()); }
+  struct Bytes {
+    std::int64_t weights = 0, gradients = 0, master = 0, moments = 0, slots = 0;
+    std::int64_t total() const { return weights + gradients + master + moments + slots; }
+  };
+  Bytes bytes() const;
 
  private:
-  TensorView view(const Buffer& buffer, DType type, std::size_t first, std::size_t last) const;
+  enum class Space { kFull, kShard, kSlot };
+  // Element `offset` of a place's range in `buffer`.
+  void* at(const Buffer& buffer, DType type, Space space, std::int64_t place,
+           std::int64_t offset) const;
+  TensorView pack(void* data, DType type, std::size_t first, std::size_t last) const;
+  TensorView kept(const Buffer& buffer, DType type, Space space, std::size_t id) const;
+  bool exact_apart() const { return compute_ != accumulator() || gathers_weights(); }
 
-  ParamTable table_;
+  ParamLayout layout_;
   DType compute_;
-  std::vector<std::int64_t> offset_;  // in elements, one a parameter, then the total
-  Buffer weights_, masters_, grads_, m_, v_;
+  Buffer weights_, grads_, exact_, m_, v_;
+  Buffer weight_slots_, grad_slots_;
+  std::array<std::int64_t, ParamLayout::kSlots> slot_begin_{};
+  std::array<std::int64_t, ParamLayout::kSlots> weights_in_slot_{}, grads_in_slot_{};
 };
 
 }  // namespace pg::model

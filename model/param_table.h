@@ -4,6 +4,10 @@
 //
 // Order is the order in memory: the parts of a packed product (q, k, v; gate, up) are neighbours,
 // so that one view covers them (model/param_store.h).
+//
+// A place is a part of the network whose parameters are used, gathered and reduced together: 0 the
+// token embedding (alone, since a tied one has a copy beside the head), 1 + i block i, layers + 1
+// the final norm and head, layers + 2 learned positions.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +21,25 @@ namespace pg::model {
 
 enum class Init { kZeros, kOnes, kNormal };
 
+// Which axis of a parameter tensor parallelism cuts (Shoeybi et al. 2019).
+enum class TensorCut {
+  kNone,       // every tp rank holds all of it
+  kRows,       // outputs: column-parallel products and their biases
+  kKvRows,     // outputs by KV head; with fewer heads than ranks, several ranks hold one
+  kCols,       // inputs: row-parallel products
+  kVocabRows,  // rows of a table over the vocabulary; need not divide
+};
+
 struct ParamSpec {
   std::string name;                 // "blocks.3.attention.q.weight"
   std::vector<std::int64_t> shape;  // [out, in], [vocab, hidden], or [width]
   Init init = Init::kZeros;
   double std = 0.0;        // of Init::kNormal
-  std::int64_t place = 0;  // 0: embeddings, 1 + i: block i, layers + 1: final norm and head
-  // Starts on a new cache line; false: follows its predecessor without a gap (packed products).
-  bool starts_pack = true;
+  std::int64_t place = 0;  // see ParamTable
+  TensorCut cut = TensorCut::kNone;
+  // Under sequence parallelism each tp rank sees its own rows only: gradients are summed over tp.
+  bool acts_on_stream = false;
+  bool starts_pack = true;  // false: continues a packed product (k after q)
 
   std::int64_t elements() const;
   // AdamW decays matrices (embeddings included), not norms and biases.
@@ -40,6 +55,10 @@ class ParamTable {
   const ParamSpec& operator[](std::size_t id) const { return specs_[id]; }
   std::size_t id(std::string_view name) const;  // PG_ASSERTs that it exists
   std::int64_t places() const { return places_; }
+  static constexpr std::int64_t kTokenPlace = 0;
+  static std::int64_t block_place(std::int64_t block) { return 1 + block; }
+  static std::int64_t head_place(const ModelConfig& c) { return c.layers + 1; }
+  static std::int64_t position_place(const ModelConfig& c) { return c.layers + 2; }
   std::int64_t elements() const;  // all parameters, each counted once
 
  private:

@@ -10,17 +10,18 @@ namespace pg::model {
 
 class Attention {
  public:
-  Attention(const ModelConfig& config, const ParamTable& table, const std::string& prefix);
+  Attention(const ModelConfig& config, const ParamLayout& layout, const std::string& prefix);
 
+  // H and K are this tp rank's heads.
   struct Saved {
     TensorView qkv;  // [N, (H + 2K) D], q and k after rotation
-    TensorView o;    // [N, H D]
+    TensorView o;    // [N, H D]; empty: to be made again, with lse
     TensorView lse;  // [B, H, T]
   };
 
-  // y[N,C] from x[N,C].
+  // y[rows,C] from x[rows,C].
   Saved forward(const LayerContext& ctx, TensorView y, TensorView x) const;
-  // dx[N,C] from dy[N,C].
+  // dx[rows,C] from dy[rows,C].
   void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,
                 const Saved& saved) const;
 
@@ -32,9 +33,12 @@ class Attention {
   Heads heads(const LayerContext& ctx, TensorView packed) const;
   void rotate(const LayerContext& ctx, TensorView packed, bool inverse) const;
   AttentionShape shape(const ModelConfig& config) const;
+  // Pushes and fills o and lse.
+  void attend(const LayerContext& ctx, Arena& arena, Saved& saved) const;
 
   std::string site_;
-  Linear qkv_, out_;
+  ColumnLinear qkv_;
+  RowLinear out_;
 };
 
 }  // namespace pg::model

@@ -9,7 +9,7 @@ namespace {
 TensorView branch_gradient(const LayerContext& ctx, TensorView dr, const std::string& site) {
   const auto dropout = ctx.dropout(site);
   if (dropout.rate == 0.0) return dr;
-  const auto dx = ctx.push(ctx.config.hidden);
+  const auto dx = ctx.push_stream(ctx.scratch);
   ctx.kernels.copy(dx, dr);
   ctx.kernels.dropout(dx, dropout);
   return dx;
@@ -17,33 +17,41 @@ TensorView branch_gradient(const LayerContext& ctx, TensorView dr, const std::st
 
 }  // namespace
 
-Block::Block(const ModelConfig& config, const ParamTable& table, std::int64_t index)
+Block::Block(const ModelConfig& config, const ParamLayout& layout, std::int64_t index)
     : name_(fmt::format("blocks.{}", index)),
-      attention_norm_(config, table, name_ + ".attention_norm"),
-      mlp_norm_(config, table, name_ + ".mlp_norm"),
-      attention_(config, table, name_ + ".attention"),
-      mlp_(config, table, name_ + ".mlp") {}
+      attention_norm_(config, layout, name_ + ".attention_norm"),
+      mlp_norm_(config, layout, name_ + ".mlp_norm"),
+      attention_(config, layout, name_ + ".attention"),
+      mlp_(config, layout, name_ + ".mlp") {}
 
 Stream Block::forward(const LayerContext& ctx, Saved& saved, const Stream& stream,
                       TensorView branch) const {
-  saved.attention_in = ctx.push(ctx.config.hidden);
-  saved.attention_norm = attention_norm_.forward(ctx, saved.attention_in, stream);
-  saved.attention = attention_.forward(ctx, branch, saved.attention_in);
-  ctx.kernels.dropout(branch, ctx.dropout(name_ + ".attention"));
-
-  saved.mlp_in = ctx.push(ctx.config.hidden);
-  saved.mlp_norm = mlp_norm_.forward(ctx, saved.mlp_in, {saved.attention_norm.residual, branch});
-  saved.mlp = mlp_.forward(ctx, branch, saved.mlp_in);
-  ctx.kernels.dropout(branch, ctx.dropout(name_ + ".mlp"));
+  const auto half = [&](const char* site, const auto& layer, auto& layer_saved, const Norm& norm,
+                        Norm::Saved& norm_saved, TensorView& kept_in, const Stream& in) {
+    const ArenaScope scope(ctx.scratch);
+    const auto normed = ctx.push_stream(ctx.keep_unless_selective());
+    norm_saved = norm.forward(ctx, normed, in);
+    layer_saved = layer.forward(ctx, branch, normed);
+    ctx.kernels.dropout(branch, ctx.dropout(name_ + site));
+    kept_in = ctx.selective ? TensorView() : normed;
+  };
+  half(".attention", attention_, saved.attention, attention_norm_, saved.attention_norm,
+       saved.attention_in, stream);
+  half(".mlp", mlp_, saved.mlp, mlp_norm_, saved.mlp_norm, saved.mlp_in,
+       Stream{saved.attention_norm.residual, branch});
   return {saved.mlp_norm.residual, branch};
 }
 
 void Block::backward(const LayerContext& ctx, TensorView dr, const Saved& saved) const {
   const auto half = [&](const char* site, const auto& layer, const auto& layer_saved,
                         const Norm& norm, const Norm::Saved& norm_saved, TensorView in) {
-    const ArenaScope scope(ctx.arena);
-    const auto d_in = ctx.push(ctx.config.hidden);
+    const ArenaScope scope(ctx.scratch);
+    const auto d_in = ctx.push_stream(ctx.scratch);
     const auto dy = branch_gradient(ctx, dr, name_ + site);
+    if (in.empty()) {
+      in = ctx.push_stream(ctx.scratch);
+      norm.again(ctx, in, norm_saved);
+    }
     layer.backward(ctx, d_in, dy, in, layer_saved);
     norm.backward(ctx, dr, d_in, norm_saved);
   };

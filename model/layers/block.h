@@ -12,20 +12,20 @@ namespace pg::model {
 
 class Block {
  public:
-  Block(const ModelConfig& config, const ParamTable& table, std::int64_t index);
+  Block(const ModelConfig& config, const ParamLayout& layout, std::int64_t index);
 
   struct Saved {
     Norm::Saved attention_norm, mlp_norm;
-    TensorView attention_in, mlp_in;  // [N, C], what the norms gave
+    TensorView attention_in, mlp_in;  // [rows, C], what the norms gave; empty: to be made again
     Attention::Saved attention;
     Mlp::Saved mlp;
   };
 
-  // Takes the stream in and returns the stream out. Both branches are written to `branch`[N,C], one
-  // after the other: each is consumed by the next norm before the next is made.
+  // Takes the stream in and returns the stream out. Both branches are written to `branch`[rows,C],
+  // one after the other: each is consumed by the next norm before the next is made.
   Stream forward(const LayerContext& ctx, Saved& saved, const Stream& stream,
                  TensorView branch) const;
-  // dr[N,C]: in, the gradient of the stream out; out, that of the stream in.
+  // dr[rows,C]: in, the gradient of the stream out; out, that of the stream in.
   void backward(const LayerContext& ctx, TensorView dr, const Saved& saved) const;
 
  private:

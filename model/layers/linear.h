@@ -1,4 +1,5 @@
-// A linear layer over one parameter or over a pack of neighbours (q, k, v as one product).
+// A linear layer over this rank's part of one parameter or of a pack of neighbours (q, k, v as one
+// product).
 #pragma once
 
 #include <cstddef>
@@ -12,14 +13,14 @@ namespace pg::model {
 class Linear {
  public:
   // "prefix" + first ".weight" .. last ".weight", and the same with ".bias" when `bias`.
-  Linear(const ParamTable& table, const std::string& first, const std::string& last, bool bias);
+  Linear(const ParamLayout& layout, const std::string& first, const std::string& last, bool bias);
 
   std::int64_t in() const { return in_; }
   std::int64_t out() const { return out_; }
 
-  // y[N,out] = x[N,in] w^T + b
-  void forward(const LayerContext& ctx, TensorView y, TensorView x) const;
-  // Adds the parameters' gradients; dx[N,in] = dy[N,out] w unless dx is empty.
+  // y[n,out] = x[n,in] w^T + b; without b unless `with_bias`.
+  void forward(const LayerContext& ctx, TensorView y, TensorView x, bool with_bias = true) const;
+  // Adds the weights' gradients; dx[n,in] = dy[n,out] w unless dx is empty.
   void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x) const;
 
  private:
@@ -29,6 +30,27 @@ class Linear {
   Pack weight_{};
   std::optional<Pack> bias_;
   std::int64_t in_ = 0, out_ = 0;
+};
+
+// Cut by outputs: reads the whole stream, which is gathered for it.
+class ColumnLinear : public Linear {
+ public:
+  using Linear::Linear;
+  // y[N,out] from x[rows,in].
+  void forward(const LayerContext& ctx, TensorView y, TensorView x) const;
+  // dx[rows,in] from dy[N,out].
+  void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x) const;
+};
+
+// Cut by inputs: leaves a partial sum of the stream. The bias is added once, by the first rank; its
+// gradient comes from all rows on every rank, so it needs no sum over tp.
+class RowLinear : public Linear {
+ public:
+  using Linear::Linear;
+  // y[rows,out] from x[N,in].
+  void forward(const LayerContext& ctx, TensorView y, TensorView x) const;
+  // dx[N,in] from dy[rows,out].
+  void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x) const;
 };
 
 }  // namespace pg::model

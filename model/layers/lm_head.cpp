@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/buffer_view.h"
+
 namespace pg::model {
 
 namespace {
@@ -18,45 +20,72 @@ std::int64_t chunk_tokens(std::int64_t tokens, std::int64_t vocab, DType type) {
 
 }  // namespace
 
-LmHead::LmHead(const ModelConfig& config, const ParamTable& table)
-    : norm_(config, table, "final_norm"),
-      table_(table.id(config.tie_embeddings ? "embed.tokens.weight" : "lm_head.weight")) {}
+LmHead::LmHead(const ModelConfig& config, const ParamLayout& layout)
+    : norm_(config, layout, "final_norm"),
+      table_(layout.table().id(config.tie_embeddings ? "embed.tokens.weight" : "lm_head.weight")),
+      rows_(vocab_rows(config.vocab, layout.sharding().tp, layout.sharding().tp_rank)) {}
+
+void LmHead::cross_entropy(const LayerContext& ctx, TensorView losses, TensorView dlogits,
+                           TensorView logits, TensorView targets, double scale) const {
+  if (ctx.tensor.size() == 1) {
+    ctx.kernels.cross_entropy(losses, dlogits, logits, targets, scale);
+    return;
+  }
+  const ArenaScope scope(ctx.scratch);
+  const auto n = logits.dim(0);
+  const auto all = ctx.scratch.push(DType::kF64, {ctx.tensor.size(), n, 3});
+  const auto merged = ctx.scratch.push(DType::kF64, {n, 2});
+  const auto mine = all.slice(0, ctx.tensor.rank(), 1).reshape({n, 3});
+  ctx.kernels.cross_entropy_stats(mine, logits, targets, rows_.begin);
+  ctx.tensor.group().all_gather(buffer_view(mine), buffer_view(all)).wait();
+  ctx.kernels.cross_entropy_combine(losses, merged, all, targets);
+  if (!dlogits.empty()) {
+    ctx.kernels.cross_entropy_gradient(dlogits, logits, merged, targets, rows_.begin, scale);
+  }
+}
 
 double LmHead::loss(const LayerContext& ctx, TensorView dr, const Stream& stream,
                     double loss_scale) const {
-  const ArenaScope scope(ctx.arena);
-  const auto& c = ctx.config;
+  const ArenaScope scope(ctx.scratch);
   const auto n = ctx.tokens();
   const auto accumulator = ctx.params.accumulator();
   const bool backward = !dr.empty();
 
-  const auto x = ctx.push(c.hidden);
-  const auto dx = backward ? ctx.push(c.hidden) : TensorView();
-  const auto norm_saved = norm_.forward(ctx, x, stream);
-  const auto losses = ctx.arena.push(DType::kF64, {n});
+  auto norm_ctx = ctx.keeping_in(ctx.scratch);
+  const auto normed = ctx.push_stream(ctx.scratch);
+  const auto dx = backward ? ctx.push_stream(ctx.scratch) : TensorView();
+  const auto norm_saved = norm_.forward(norm_ctx, normed, stream);
+  const auto losses = ctx.scratch.push(DType::kF64, {n});
+  {
+    const ArenaScope inner(ctx.scratch);
+    const auto x = ctx.tensor.gather(ctx.scratch, normed);
+    const auto dx_partial = backward ? ctx.tensor.partial(ctx.scratch, dx) : TensorView();
 
-  const auto rows = chunk_tokens(n, c.vocab, accumulator);
-  const auto logits = ctx.arena.push(accumulator, {rows, c.vocab});
-  // Where the types agree, the gradient takes the logits' place.
-  const bool in_place = ctx.params.compute() == accumulator;
-  const auto dlogits = !backward  ? TensorView()
-                       : in_place ? logits
-                                  : ctx.arena.push(ctx.params.compute(), {rows, c.vocab});
-  const auto w = ctx.params.weight(table_);
-  for (std::int64_t begin = 0; begin < n; begin += rows) {
-    const auto count = std::min(rows, n - begin);
-    const auto part = [&](TensorView view) {
-      return view.empty() ? view : view.slice(0, begin, count);
-    };
-    const auto head = [&](TensorView view) {
-      return view.empty() ? view : view.slice(0, 0, count);
-    };
-    ctx.kernels.linear_forward(head(logits), part(x), w, {});
-    ctx.kernels.cross_entropy(part(losses), head(dlogits), head(logits), part(ctx.batch.targets),
-                              loss_scale);
-    if (!backward) continue;
-    ctx.kernels.linear_backward_weight(ctx.params.grad(table_), {}, head(dlogits), part(x));
-    ctx.kernels.linear_backward_input(part(dx), head(dlogits), w, /*accumulate=*/false);
+    // The same chunks on every tp rank, whatever its share of an uneven vocabulary.
+    const auto rows = chunk_tokens(n, rows_.allocated, accumulator);
+    const auto logits = ctx.scratch.push(accumulator, {rows, rows_.rows});
+    // Where the types agree, the gradient takes the logits' place.
+    const bool in_place = ctx.params.compute() == accumulator;
+    const auto dlogits = !backward  ? TensorView()
+                         : in_place ? logits
+                                    : ctx.scratch.push(ctx.params.compute(), {rows, rows_.rows});
+    const auto w = ctx.params.weight(table_);
+    for (std::int64_t begin = 0; begin < n; begin += rows) {
+      const auto count = std::min(rows, n - begin);
+      const auto part = [&](TensorView view) {
+        return view.empty() ? view : view.slice(0, begin, count);
+      };
+      const auto head = [&](TensorView view) {
+        return view.empty() ? view : view.slice(0, 0, count);
+      };
+      ctx.kernels.linear_forward(head(logits), part(x), w, {});
+      cross_entropy(ctx, part(losses), head(dlogits), head(logits), part(ctx.batch.targets),
+                    loss_scale);
+      if (!backward) continue;
+      ctx.kernels.linear_backward_weight(ctx.params.grad(table_), {}, head(dlogits), part(x));
+      ctx.kernels.linear_backward_input(part(dx_partial), head(dlogits), w, /*accumulate=*/false);
+    }
+    if (backward) ctx.tensor.reduce(dx, dx_partial);
   }
   if (backward) {
     ctx.kernels.fill_zero(dr);
@@ -66,10 +95,11 @@ double LmHead::loss(const LayerContext& ctx, TensorView dr, const Stream& stream
 }
 
 void LmHead::logits(const LayerContext& ctx, TensorView logits, const Stream& stream) const {
-  const ArenaScope scope(ctx.arena);
-  const auto x = ctx.push(ctx.config.hidden);
-  norm_.forward(ctx, x, stream);
-  ctx.kernels.linear_forward(logits, x, ctx.params.weight(table_), {});
+  const ArenaScope scope(ctx.scratch);
+  const auto x = ctx.push_stream(ctx.scratch);
+  norm_.forward(ctx.keeping_in(ctx.scratch), x, stream);
+  ctx.kernels.linear_forward(logits, ctx.tensor.gather(ctx.scratch, x), ctx.params.weight(table_),
+                             {});
 }
 
 }  // namespace pg::model

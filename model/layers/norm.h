@@ -11,16 +11,18 @@ namespace pg::model {
 
 class Norm {
  public:
-  Norm(const ModelConfig& config, const ParamTable& table, const std::string& name);
+  Norm(const ModelConfig& config, const ParamLayout& layout, const std::string& name);
 
   // What backward needs: the summed residual and its statistics.
   struct Saved {
     TensorView residual, stats;
   };
 
-  // y[N,C] = norm(stream.residual + stream.branch); pushes and returns the sum.
+  // y[rows,C] = norm(stream.residual + stream.branch); keeps and returns the sum.
   Saved forward(const LayerContext& ctx, TensorView y, const Stream& stream) const;
-  // dr[N,C] += the norm's gradient; the parameters' gradients are added.
+  // The same y once more.
+  void again(const LayerContext& ctx, TensorView y, const Saved& saved) const;
+  // dr[rows,C] += the norm's gradient; the parameters' gradients are added.
   void backward(const LayerContext& ctx, TensorView dr, TensorView dy, const Saved& saved) const;
 
  private:

@@ -1,18 +1,125 @@
 #include "model/optim/grad_reducer.h"
 
+#include "model/buffer_view.h"
+
 namespace pg::model {
 
-void GradReducer::place_done(std::int64_t place) {
-  if (replicas_.size() == 1) return;
-  const auto grads = params_.grads_of_place(place);
-  pending_.push_back(replicas_.all_reduce(
-      {grads.raw(), static_cast<std::size_t>(grads.elements()), grads.dtype(), grads.device()},
-      comm::ReduceOp::kSum));
+GradReducer::GradReducer(ParamStore& params, Kernels& kernels, Groups groups)
+    : params_(params), kernels_(kernels), groups_(std::move(groups)) {}
+
+bool GradReducer::dropped(std::int64_t place) const {
+  return sabotage_.drop_replica_sum ||
+         (sabotage_.drop_one_bucket && place == ParamTable::block_place(0));
+}
+
+void GradReducer::begin_step() {
+  kernels_.fill_zero(params_.all_grads());
+}
+
+void GradReducer::begin(std::int64_t place) {
+  if (!params_.scatters_grads()) return;
+  const int slot = params_.layout().slot_of(place);
+  if (params_.grads_in_slot(slot) == place) return;  // a tied table, after the head
+  settle(slot);
+  params_.set_grads_in_slot(slot, place);
+  kernels_.fill_zero(params_.place_grads(place));
+}
+
+void GradReducer::done(std::int64_t place, bool last) {
+  const auto whole = params_.place_grads(place);
+  const auto own = params_.own_piece(whole);
+  if (params_.scatters_grads()) {
+    const int slot = params_.layout().slot_of(place);
+    PG_ASSERT(params_.grads_in_slot(slot) == place, "place {} has no gradients", place);
+    params_.set_grads_in_slot(slot, -1);
+    auto& flight = flights_[static_cast<std::size_t>(slot)];
+    flight.place = place;
+    if (!dropped(place)) {
+      flight.pending = groups_.replicas->reduce_scatter(buffer_view(whole), buffer_view(own),
+                                                        comm::ReduceOp::kSum);
+    }
+    return;
+  }
+  if (!last || groups_.replicas->size() == 1 || dropped(place)) return;
+  pending_.push_back(params_.layout().shards() > 1
+                         ? groups_.replicas->reduce_scatter(buffer_view(whole), buffer_view(own),
+                                                            comm::ReduceOp::kSum)
+                         : groups_.replicas->all_reduce(buffer_view(whole), comm::ReduceOp::kSum));
+}
+
+// A slot's reduced piece joins what earlier micro-batches left.
+void GradReducer::settle(int slot) {
+  auto& flight = flights_[static_cast<std::size_t>(slot)];
+  if (flight.place < 0) return;
+  flight.pending.wait();
+  kernels_.add(params_.kept_grads_of_place(flight.place),
+               params_.own_piece(params_.place_grads(flight.place)));
+  flight.place = -1;
+}
+
+// Small tensors travel together: a norm's few kilobytes are all latency.
+void GradReducer::sum_over(comm::Group& group, std::span<const TensorView> parts) {
+  constexpr std::int64_t kSmall = 1 << 16;  // elements
+  std::vector<TensorView> small;
+  std::int64_t packed = 0;
+  const auto flush = [&] {
+    if (packed == 0) return;
+    const Buffer staging(static_cast<std::size_t>(packed) * dtype_size(params_.accumulator()),
+                         small.front().raw() == nullptr ? Buffer::Kind::kDry : Buffer::Kind::kReal);
+    const TensorView all(staging.at(0), params_.accumulator(), {packed});
+    std::int64_t at = 0;
+    const auto each = [&](auto move) {
+      at = 0;
+      for (const auto& part : small) {
+        move(part, all.slice(0, at, part.elements()));
+        at += part.elements();
+      }
+    };
+    each([&](TensorView part, TensorView in) { kernels_.copy(in, part); });
+    group.all_reduce(buffer_view(all), comm::ReduceOp::kSum).wait();
+    each([&](TensorView part, TensorView in) { kernels_.copy(part, in); });
+    small.clear();
+    packed = 0;
+  };
+  for (const auto& part : parts) {
+    if (part.elements() == 0) continue;
+    if (part.elements() > kSmall) {
+      group.all_reduce(buffer_view(part), comm::ReduceOp::kSum).wait();
+      continue;
+    }
+    if (packed + part.elements() > 4 * kSmall) flush();
+    small.push_back(part);
+    packed += part.elements();
+  }
+  flush();
 }
 
 void GradReducer::finish() {
   for (auto& pending : pending_) pending.wait();
   pending_.clear();
+  for (int slot = 0; slot < ParamLayout::kSlots; ++slot) settle(slot);
+
+  const auto& layout = params_.layout();
+  const auto select = [&](auto wanted) {
+    std::vector<TensorView> parts;
+    for (std::size_t id = 0; id < params_.table().size(); ++id) {
+      if (layout.part(id).held && wanted(params_.table()[id])) {
+        parts.push_back(params_.kept_grad(id));
+      }
+    }
+    return parts;
+  };
+  if (layout.sharding().sequence && groups_.tensor->size() > 1 && !sabotage_.drop_stream_sum) {
+    sum_over(*groups_.tensor, select([](const ParamSpec& spec) { return spec.acts_on_stream; }));
+  }
+  if (groups_.kv_copies->size() > 1 && !sabotage_.drop_kv_copy) {
+    sum_over(*groups_.kv_copies,
+             select([](const ParamSpec& spec) { return spec.cut == TensorCut::kKvRows; }));
+  }
+  if (layout.tied() && groups_.ends->size() > 1 && !sabotage_.drop_tied_sum) {
+    const auto tokens = params_.kept_grads_of_place(ParamTable::kTokenPlace);
+    groups_.ends->all_reduce(buffer_view(tokens), comm::ReduceOp::kSum).wait();
+  }
 }
 
 }  // namespace pg::model

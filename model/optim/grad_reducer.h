@@ -1,30 +1,63 @@
-// Sums gradients over the ranks that hold copies of the parameters, place by place, as soon as the
-// backward of the last micro-batch has completed each. A group whose calls complete later then
-// carries them while earlier layers still compute; MPI's on the CPU do not (comm/mpi_group.cpp).
+// Sums gradients over the ranks that hold copies of the parameters, place by place, as soon as a
+// backward has completed each.
+//
+// ZeRO 0: all-reduce over the replicas; 1: reduce-scatter, each replica gets its piece of the sum;
+// both after the last micro-batch. 2 and 3: every micro-batch's gradients live in a slot, are
+// reduce-scattered and added to this rank's piece (Rajbhandari et al. 2020). Sums over other copies
+// follow at the end, on what this rank keeps: over tp for norms and biases that saw a part of the
+// stream, over the ranks that share KV heads, over both ends of the pipeline for a tied embedding.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
-#include "comm/group.h"
+#include "model/kernels/kernels.h"
 #include "model/param_store.h"
+#include "model/sharding.h"
 
 namespace pg::model {
 
+// What the negative controls break on purpose, to prove that the tests would notice.
+struct Sabotage {
+  bool drop_replica_sum = false;   // of every place
+  bool drop_one_bucket = false;    // of the first block's place only
+  bool drop_stream_sum = false;    // norms over tp
+  bool drop_kv_copy = false;       // KV heads that several ranks hold
+  bool drop_tied_sum = false;      // a tied embedding's two stages
+};
+
 class GradReducer {
  public:
-  // Both must outlive it.
-  GradReducer(ParamStore& params, comm::Group& replicas) : params_(params), replicas_(replicas) {}
+  // `params` and `kernels` must outlive it.
+  GradReducer(ParamStore& params, Kernels& kernels, Groups groups);
 
-  // The gradients of this place are complete on this rank. Every rank calls in the same order.
-  void place_done(std::int64_t place);
+  void begin_step();
+  // Gradients of this place are about to be added up. Every replica calls both in the same order.
+  void begin(std::int64_t place);
+  // They are complete for a micro-batch on this rank; `last`: for the step.
+  void done(std::int64_t place, bool last);
   // All sums have arrived.
   void finish();
 
+  Sabotage& sabotage() { return sabotage_; }
+
  private:
+  void settle(int slot);
+  void sum_over(comm::Group& group, std::span<const TensorView> parts);
+  bool dropped(std::int64_t place) const;
+
   ParamStore& params_;
-  comm::Group& replicas_;
+  Kernels& kernels_;
+  Groups groups_;
   std::vector<comm::Pending> pending_;
+  struct Flight {
+    std::int64_t place = -1;
+    comm::Pending pending;
+  };
+  std::array<Flight, ParamLayout::kSlots> flights_;
+  Sabotage sabotage_;
 };
 
 }  // namespace pg::model

@@ -4,18 +4,17 @@
 
 namespace pg::model {
 
-namespace {
-
-TensorView flat(TensorView x) {
-  return x.empty() ? x : x.reshape({x.elements()});
-}
-
-}  // namespace
-
 double Optimizer::grad_norm() {
   double squares = 0.0;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {
-    squares += kernels_.sum_of_squares(flat(params_.grad(id)));
+    if (params_.layout().part(id).counts) {
+      squares += kernels_.sum_of_squares(params_.kept_grad(id));
+    }
+  }
+  squares = comm::all_reduce(*groups_.tensor, squares, comm::ReduceOp::kSum);
+  squares = comm::all_reduce(*groups_.pipeline, squares, comm::ReduceOp::kSum);
+  if (params_.layout().shards() > 1) {
+    squares = comm::all_reduce(*groups_.replicas, squares, comm::ReduceOp::kSum);
   }
   return std::sqrt(squares);
 }
@@ -29,11 +28,13 @@ void Optimizer::update(std::int64_t step, double lr, double grad_norm) {
   args.step = step;
   if (config_.clip > 0.0 && grad_norm > config_.clip) args.grad_scale = config_.clip / grad_norm;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {
+    if (params_.layout().kept(id).elements() == 0) continue;
     args.weight_decay = params_.table()[id].decays() ? config_.weight_decay : 0.0;
-    kernels_.adamw(flat(params_.weight(id)), flat(params_.master(id)), flat(params_.m(id)),
-                   flat(params_.v(id)), flat(params_.grad(id)), args);
+    const auto exact = params_.kept_exact(id), rounded = params_.kept_rounded(id);
+    const bool apart = !rounded.empty();
+    kernels_.adamw(apart ? rounded : exact, apart ? exact : TensorView(), params_.kept_m(id),
+                   params_.kept_v(id), params_.kept_grad(id), args);
   }
-  kernels_.weights_changed();
 }
 
 }  // namespace pg::model

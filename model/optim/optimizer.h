@@ -1,10 +1,11 @@
-// AdamW over a parameter store: the clip norm over all gradients and one update.
+// AdamW over this rank's pieces of the parameters: the clip norm over all gradients and one update.
 #pragma once
 
 #include <cstdint>
 
 #include "model/kernels/kernels.h"
 #include "model/param_store.h"
+#include "model/sharding.h"
 
 namespace pg::model {
 
@@ -15,18 +16,22 @@ struct AdamWConfig {
 
 class Optimizer {
  public:
-  Optimizer(const AdamWConfig& config, ParamStore& params, Kernels& kernels)
-      : config_(config), params_(params), kernels_(kernels) {}
+  // `params` and `kernels` must outlive it.
+  Optimizer(const AdamWConfig& config, ParamStore& params, Kernels& kernels, Groups groups)
+      : config_(config), params_(params), kernels_(kernels), groups_(std::move(groups)) {}
 
-  // Root of the sum of squares over every logical gradient element, each counted once.
+  // Root of the sum of squares over every logical gradient element, each counted once; the same on
+  // every rank.
   double grad_norm();
   // One update with gradients scaled to at most `clip` (Pascanu et al. 2013). `step` counts from 1.
+  // The weights elsewhere follow by WeightGatherer::publish.
   void update(std::int64_t step, double lr, double grad_norm);
 
  private:
   AdamWConfig config_;
   ParamStore& params_;
   Kernels& kernels_;
+  Groups groups_;
 };
 
 }  // namespace pg::model
