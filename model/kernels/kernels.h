@@ -8,8 +8,12 @@
 // fp32 or bf16 ("the compute type"); sums, statistics and parameter gradients are in its
 // accumulator type (fp64 for fp64, else fp32: pg::accumulator_of). Parameter gradients are added to
 // (+=), activation gradients are assigned unless it says otherwise. Every operation gives the same
-// bits on each call with the same thread count. Shapes that do not fit are bugs: PG_ASSERT with
-// both shapes.
+// bits on each call with the same thread count, wherever its operands lie: recomputed activations
+// are those of the first pass. Shapes that do not fit are bugs: PG_ASSERT with both shapes.
+//
+// A rank may hold a piece of the whole: some heads, some rows of the token stream, some rows of the
+// vocabulary. Operations whose result depends on which piece take its first global index (first_*);
+// the defaults mean "all of it".
 #pragma once
 
 #include <cstdint>
@@ -23,12 +27,17 @@
 namespace pg::model {
 
 // Inverted dropout: element e of sequence b survives when bits(key, samples[b], e) / 2^32 >= rate,
-// and is then divided by (1 - rate). `samples` are global sequence numbers of the whole run, so a
-// mask depends on neither rank nor micro-batch. rate 0: no-op, nothing else is read.
+// and is then divided by (1 - rate). `samples` are global sequence numbers of the whole run and e
+// counts in the whole sequence over all heads, so a mask depends on neither rank, piece nor
+// micro-batch. rate 0: no-op, nothing else is read.
 struct Dropout {
   double rate = 0.0;
   comm::RandomKey key;
   std::span<const std::int64_t> samples;  // [B], host memory
+  // dropout() alone: x holds rows [first_row, first_row + n) of the whole [B*T, C] with T = seq;
+  // seq 0: x is the whole, n = B*T.
+  std::int64_t first_row = 0, seq = 0;
+  std::int64_t first_head = 0;  // attention alone: the global number of local query head 0
 };
 
 struct AttentionShape {
@@ -64,6 +73,9 @@ class Kernels {
                                       TensorView x) = 0;
   // Weights may be cached in a layout the products like; call this after any of them changed.
   virtual void weights_changed() = 0;
+  // The same for weights in the memory of `range` (contiguous, any type) alone: other cached copies
+  // stay. For parameters that are gathered again and again into reused memory (ZeRO stage 3).
+  virtual void weights_changed(TensorView range) = 0;
 
   // -- normalisation, with the residual add fused in
   // ----------------------------------------------- r[N,C] = residual[N,C] + x[N,C] (r may alias
@@ -87,7 +99,7 @@ class Kernels {
   // o[B,T,H,D] = softmax(scale q k^T, causal) v for q[B,T,H,D], k and v[B,T,K,D]; query head h
   // reads key head h / (H/K). lse[B,H,T] (accumulator type) is the log-sum-exp of the scaled
   // scores. Blocked with online softmax (Dao et al. 2022): no T x T object. Dropout acts on the
-  // normalised probabilities; element index (h*T + query)*T + key.
+  // normalised probabilities; element index ((first_head + h)*T + query)*T + key.
   virtual void attention_forward(TensorView o, TensorView lse, TensorView q, TensorView k,
                                  TensorView v, const AttentionShape& shape,
                                  const Dropout& dropout) = 0;
@@ -108,18 +120,26 @@ class Kernels {
 
   // -- dropout
   // -----------------------------------------------------------------------------------------
-  // x[N,C] in place, N = samples.size() * T; element index position*C + channel. Its own backward.
+  // x[n,C] in place, its own backward. Row i is row R = first_row + i of the whole [B*T, C], B =
+  // samples.size(): element index (R % T)*C + channel of sequence samples[R / T]. The rows may
+  // begin and end inside sequences; they must lie in [0, B*T).
   virtual void dropout(TensorView x, const Dropout& dropout) = 0;
 
   // -- embedding
   // -----------------------------------------------------------------------------------------
-  // x[N,C] = tokens_table[V,C][tokens[N]] + position_table[P,C][positions[N]]; position_table may
-  // be empty. tokens, positions: int32, already checked to be in range.
+  // x[N,C] = token_table[V,C][tokens[N] - first_id] + position_table[P,C][positions[N]];
+  // position_table may be empty. The token table holds the rows of vocabulary ids [first_id,
+  // first_id + V), V >= 1; an id outside contributes zeros, so that the sum over the ranks of a
+  // split vocabulary is the whole embedding (the positions' rows then belong to one rank alone).
+  // tokens, positions: int32, already checked to be in the whole vocabulary and in range of P.
   virtual void embedding_forward(TensorView x, TensorView tokens, TensorView positions,
-                                 TensorView token_table, TensorView position_table) = 0;
-  // Adds into both tables' gradients (the second may be empty), in token order: deterministic.
+                                 TensorView token_table, TensorView position_table,
+                                 std::int64_t first_id = 0) = 0;
+  // Adds into both tables' gradients (the second may be empty), in token order: deterministic. An
+  // id outside the token table adds nothing to it.
   virtual void embedding_backward(TensorView d_token_table, TensorView d_position_table,
-                                  TensorView dx, TensorView tokens, TensorView positions) = 0;
+                                  TensorView dx, TensorView tokens, TensorView positions,
+                                  std::int64_t first_id = 0) = 0;
 
   // -- loss
   // ------------------------------------------------------------------------------------------------
@@ -128,6 +148,23 @@ class Kernels {
   // logits when the types agree, may be empty) = scale * (softmax - onehot), 0 in ignored rows.
   virtual void cross_entropy(TensorView losses, TensorView dlogits, TensorView logits,
                              TensorView targets, double scale) = 0;
+
+  // The same over a vocabulary split between R ranks in rows of any width (Shoeybi et al. 2019,
+  // section 3): stats of the local columns, an all-gather, combine, gradient of the local columns.
+  // A NaN or +inf in any rank's part of a row makes its loss, and its gradient on all ranks, NaN.
+  // logits[n,w] are the columns of ids [first_id, first_id + w); stats[n,3] (fp64) = their maximum,
+  // the sum of exp(x - maximum), and the logit of targets[n] (whole vocabulary's id) if it is one
+  // of them, else 0. NaN never is the maximum but enters the sum; only -inf: (-inf, 0).
+  virtual void cross_entropy_stats(TensorView stats, TensorView logits, TensorView targets,
+                                   std::int64_t first_id) = 0;
+  // all_stats[R,n,3] in rank order -> losses[n] (fp64), 0 where the target is ignored, and
+  // merged[n,2] (fp64): the maximum over all ranks and the sum relative to it.
+  virtual void cross_entropy_combine(TensorView losses, TensorView merged, TensorView all_stats,
+                                     TensorView targets) = 0;
+  // dlogits[n,w] (any type, may alias logits when the types agree) = scale * (exp(x - maximum) /
+  // sum - onehot), 0 in ignored rows.
+  virtual void cross_entropy_gradient(TensorView dlogits, TensorView logits, TensorView merged,
+                                      TensorView targets, std::int64_t first_id, double scale) = 0;
 
   // -- reductions and the optimizer
   // --------------------------------------------------------------------------- Flat views. Both

@@ -32,6 +32,7 @@ void check(TensorView o, TensorView lse, TensorView q, TensorView k, TensorView 
             lse.text(), q.text());
   PG_ASSERT(shape.window >= 0, "window {}", shape.window);
   PG_ASSERT(dropout.rate >= 0.0 && dropout.rate < 1.0, "dropout {}", dropout.rate);
+  PG_ASSERT(dropout.first_head >= 0, "first head {}", dropout.first_head);
   PG_ASSERT(dropout.rate == 0.0 || static_cast<std::int64_t>(dropout.samples.size()) == sequences,
             "{} samples for q {}", dropout.samples.size(), q.text());
 }

@@ -153,7 +153,7 @@ struct HeadDropout {
         survivor(1.0 / (1.0 - dropout.rate)),
         key(dropout.key),
         sample(active ? static_cast<std::uint64_t>(dropout.samples[sequence]) : 0),
-        row(head * positions),
+        row((dropout.first_head + head) * positions),
         length(positions) {}
 
   // keep[keys][panel] = 0 for a dropped probability, else 1 / (1 - rate); lane 0 is query `first`.

@@ -28,7 +28,8 @@ class CpuKernels final : public Kernels {
   void linear_backward_input(TensorView dx, TensorView dy, TensorView w, bool accumulate) override;
   void linear_backward_weight(TensorView dw, TensorView dbias, TensorView dy,
                               TensorView x) override;  // linear.cpp
-  void weights_changed() override;                     // linear.cpp
+  void weights_changed() override;
+  void weights_changed(TensorView range) override;
 
   void norm_forward(NormKind kind, TensorView y, TensorView r, TensorView stats,
                     TensorView residual, TensorView x, TensorView gamma, TensorView beta,
@@ -52,12 +53,19 @@ class CpuKernels final : public Kernels {
   void dropout(TensorView x, const Dropout& dropout) override;  // dropout.cpp
 
   void embedding_forward(TensorView x, TensorView tokens, TensorView positions,
-                         TensorView token_table, TensorView position_table) override;
+                         TensorView token_table, TensorView position_table,
+                         std::int64_t first_id) override;  // embedding.cpp
   void embedding_backward(TensorView d_token_table, TensorView d_position_table, TensorView dx,
-                          TensorView tokens, TensorView positions) override;  // embedding.cpp
+                          TensorView tokens, TensorView positions, std::int64_t first_id) override;
 
   void cross_entropy(TensorView losses, TensorView dlogits, TensorView logits, TensorView targets,
                      double scale) override;  // cross_entropy.cpp
+  void cross_entropy_stats(TensorView stats, TensorView logits, TensorView targets,
+                           std::int64_t first_id) override;  // cross_entropy_parallel.cpp
+  void cross_entropy_combine(TensorView losses, TensorView merged, TensorView all_stats,
+                             TensorView targets) override;
+  void cross_entropy_gradient(TensorView dlogits, TensorView logits, TensorView merged,
+                              TensorView targets, std::int64_t first_id, double scale) override;
 
   double sum(TensorView x) override;             // reduce.cpp
   double sum_of_squares(TensorView x) override;  // reduce.cpp

@@ -1,67 +1,16 @@
-// Softmax cross-entropy and its gradient. A row is read from memory once, in blocks that stay in
-// the nearest cache: the maximum first, then exponentials below it, summed and, for the gradient,
-// kept; when a later block raises the maximum, the sum is rescaled. A second pass turns the kept
-// exponentials into the gradient with one factor a block, so each exponential is computed once.
-//
-// A NaN never raises the maximum but always enters the sum, so a row that holds one has a NaN loss
-// and a NaN gradient; so has a row with +inf. Single logits of -inf are fine.
+// Softmax cross-entropy and its gradient in one go: the exponentials that the sum needs are kept,
+// and a second pass turns them into the gradient with one factor a block, so each is computed once.
 #include <omp.h>
 
-#include <cmath>
-#include <limits>
-
 #include "model/kernels/cpu/cpu_kernels.h"
-#include "model/kernels/cpu/elements.h"
-#include "model/kernels/cpu/simd_math.h"
+#include "model/kernels/cpu/cross_entropy_row.h"
 
 namespace pg::model {
 
 namespace {
 
-constexpr std::int64_t kBlock = 2048;  // 64 additions a lane: 64 roundings at most before fp64
-
-constexpr std::int64_t blocks_of(std::int64_t n) {
-  return (n + kBlock - 1) / kBlock;
-}
-
-// log(sum of exp(x)) = shift + log(sum).
-struct LogSumExp {
-  double shift, sum;
-};
-
-// Unless `kept` is null: kept[i] = exp(x[i] - shifts[i / kBlock]). `kept` may be x.
-template <class A>
-LogSumExp log_sum_exp(const A* x, A* kept, A* shifts, std::int64_t n) {
-  constexpr A kLowest = -std::numeric_limits<A>::infinity();
-  A top = kLowest, shift = 0;
-  double sum = 0.0;
-  for (std::int64_t b = 0; b < blocks_of(n); ++b) {
-    const A* const block = x + b * kBlock;
-    const std::int64_t size = std::min(kBlock, n - b * kBlock);
-    cpu::Lanes<A> highest;
-    std::fill_n(highest.at, highest.kCount, kLowest);
-    cpu::for_lanes<A>(size, [&](std::int64_t i, int lane) {
-      highest.at[lane] = block[i] > highest.at[lane] ? block[i] : highest.at[lane];
-    });
-    const A block_top = *std::max_element(highest.at, highest.at + highest.kCount);
-    if (block_top > top) {
-      sum *= std::exp(static_cast<double>(top) - static_cast<double>(block_top));
-      top = shift = block_top;
-    }
-    // While all logits are -inf the shift stays 0: -inf - (-inf) would be NaN.
-    const A below = shift;
-    if (kept == nullptr) {
-      sum += static_cast<double>(
-          cpu::lane_sum<A>(size, [=](std::int64_t i) { return cpu::simd_exp(block[i] - below); }));
-    } else {
-      A* const out = kept + b * kBlock;
-      shifts[b] = below;
-      sum += static_cast<double>(cpu::lane_sum<A>(
-          size, [=](std::int64_t i) { return out[i] = cpu::simd_exp(block[i] - below); }));
-    }
-  }
-  return {static_cast<double>(shift), sum};
-}
+using cpu::blocks_of;
+using cpu::kBlock;
 
 // `kept` [n] and `shifts` [blocks_of(n)] are scratch, unused without a gradient; `kept` may be the
 // gradient, and the gradient may be x.
@@ -73,7 +22,8 @@ double loss_of_row(const A* x, D* gradient, A* kept, A* shifts, std::int64_t n, 
     return 0.0;
   }
   const double at_target = static_cast<double>(x[target]);  // before the gradient overwrites it
-  const auto [shift, sum] = log_sum_exp(x, gradient == nullptr ? nullptr : kept, shifts, n);
+  const auto lse = cpu::log_sum_exp(x, gradient == nullptr ? nullptr : kept, shifts, n);
+  const double shift = lse.shift(), sum = lse.sum;
   if (gradient != nullptr) {
     for (std::int64_t b = 0; b < blocks_of(n); ++b) {
       const auto factor =

@@ -40,33 +40,82 @@ void scale_kept(T* __restrict to, const std::uint32_t* __restrict words, std::in
   }
 }
 
+// Rows [first_row, first_row + n) of sequences of `length` rows, cut into blocks of at most kBlock
+// elements of one sequence each: the rows left of the first sequence, whole sequences, the rest.
+class Pieces {
+ public:
+  Pieces(std::int64_t first_row, std::int64_t n, std::int64_t length, std::int64_t width)
+      : sequence_(first_row / length),
+        skipped_(first_row % length * width),
+        head_(std::min(n, length - first_row % length) * width),
+        lead_(skipped_ % 4),
+        total_(n * width),
+        length_(length * width),
+        head_blocks_(blocks(lead_ + head_)),
+        full_blocks_(blocks(length_)) {}
+
+  // Of one sequence, elements counted in it: [begin, end), of which `drawn` <= begin is a multiple
+  // of 4; element e lies at element e + shift of x.
+  struct Piece {
+    std::int64_t sequence, drawn, begin, end, shift;
+  };
+
+  std::int64_t count() const {
+    const std::int64_t rest = total_ - head_;
+    return head_blocks_ + rest / length_ * full_blocks_ + blocks(rest % length_);
+  }
+  Piece operator[](std::int64_t i) const {
+    if (i < head_blocks_) {
+      const std::int64_t drawn = skipped_ - lead_ + i * kBlock;
+      return {sequence_, drawn, std::max(drawn, skipped_),
+              std::min(drawn + kBlock, skipped_ + head_), -skipped_};
+    }
+    const std::int64_t later = (i - head_blocks_) / full_blocks_;
+    const std::int64_t drawn = (i - head_blocks_) % full_blocks_ * kBlock;
+    const std::int64_t shift = head_ + later * length_;
+    return {sequence_ + 1 + later, drawn, drawn,
+            std::min({drawn + kBlock, length_, total_ - shift}), shift};
+  }
+
+ private:
+  static std::int64_t blocks(std::int64_t elements) { return (elements + kBlock - 1) / kBlock; }
+
+  // In elements: of the first sequence before x, and in x; `lead_` more are drawn before those.
+  std::int64_t sequence_, skipped_, head_, lead_, total_, length_, head_blocks_, full_blocks_;
+};
+
 }  // namespace
 
 void CpuKernels::dropout(TensorView x, const Dropout& dropout) {
   if (dropout.rate == 0.0) return;
   const auto sequences = static_cast<std::int64_t>(dropout.samples.size());
   PG_ASSERT(dropout.rate > 0.0 && dropout.rate < 1.0, "rate {}", dropout.rate);
-  PG_ASSERT(x.rank() == 2 && sequences > 0 && x.dim(0) % sequences == 0, "{} with {} samples",
-            x.text(), sequences);
+  PG_ASSERT(x.rank() == 2 && sequences > 0, "{} with {} samples", x.text(), sequences);
+  PG_ASSERT(dropout.seq > 0 || (dropout.first_row == 0 && x.dim(0) % sequences == 0),
+            "{} from row {} with {} samples of {} rows", x.text(), dropout.first_row, sequences,
+            dropout.seq);
+  const std::int64_t length = dropout.seq > 0 ? dropout.seq : x.dim(0) / sequences;
+  PG_ASSERT(dropout.first_row >= 0 && dropout.first_row + x.dim(0) <= sequences * length,
+            "{} from row {} with {} samples of {} rows", x.text(), dropout.first_row, sequences,
+            length);
+  if (x.elements() == 0) return;
   // bits / 2^32 >= rate, for whole numbers: bits > ceil(rate 2^32) - 1.
   const auto highest_dropped =
       static_cast<std::uint32_t>(std::ceil(std::ldexp(dropout.rate, 32)) - 1.0);
-  const std::int64_t width = x.dim(1), length = x.dim(0) / sequences * width;
-  const std::int64_t blocks = (length + kBlock - 1) / kBlock;
+  const std::int64_t width = x.dim(1);
+  const Pieces pieces(dropout.first_row, x.dim(0), length, width);
   cpu::dispatch(x.dtype(), [&]<class T>() {
     using A = cpu::acc_t<T>;
     const A scale = static_cast<A>(1.0 / (1.0 - dropout.rate));
     const cpu::Rows<T> rows(x);
-    cpu::for_rows(sequences * blocks, kBlock, [&](std::int64_t piece) {
-      const std::int64_t sequence = piece / blocks, first = piece % blocks * kBlock;
-      const std::int64_t first_row = sequence * (x.dim(0) / sequences);
+    cpu::for_rows(pieces.count(), kBlock, [&](std::int64_t i) {
+      const auto [sequence, drawn, begin, end, shift] = pieces[i];
       alignas(64) std::uint32_t words[kBlock];
-      draw(words, dropout.key, dropout.samples[sequence], first);
-      const std::int64_t end = std::min(length, first + kBlock);
-      for (std::int64_t e = first; e < end;) {  // run by run, as rows may be padded
+      draw(words, dropout.key, dropout.samples[sequence], drawn);
+      for (std::int64_t e = begin; e < end;) {  // run by run, as rows may be padded
         const std::int64_t column = e % width, run = std::min(width - column, end - e);
-        T* const to = rows[first_row + e / width] + column;
-        scale_kept(to, words + (e - first), run, highest_dropped, scale);
+        T* const to = rows[(e + shift) / width] + column;
+        scale_kept(to, words + (e - drawn), run, highest_dropped, scale);
         e += run;
       }
     });

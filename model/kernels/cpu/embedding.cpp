@@ -18,10 +18,10 @@ const std::int32_t* indices(const TensorView& view, std::int64_t n) {
   return view.data<std::int32_t>();
 }
 
-// table[ids[n]] += rows[n], in the order of n.
+// table[ids[n] - first_id] += rows[n], in the order of n; ids outside the table add nothing.
 template <class T>
 void scatter_add(const cpu::Rows<cpu::acc_t<T>>& table, const cpu::Rows<T>& rows,
-                 const std::int32_t* ids) {
+                 const std::int32_t* ids, std::int64_t first_id) {
   // Several buckets a thread, as some tokens are frequent; a power of two, so that choosing is
   // cheap.
   const std::uint32_t buckets =
@@ -29,8 +29,10 @@ void scatter_add(const cpu::Rows<cpu::acc_t<T>>& table, const cpu::Rows<T>& rows
 #pragma omp parallel for schedule(dynamic) if (rows.n * rows.width > cpu::kWorthATeam)
   for (std::uint32_t bucket = 0; bucket < buckets; ++bucket) {
     for (std::int64_t n = 0; n < rows.n; ++n) {
-      if ((static_cast<std::uint32_t>(ids[n]) & (buckets - 1)) != bucket) continue;
-      cpu::acc_t<T>* const sum = table[ids[n]];
+      const std::int64_t id = ids[n] - first_id;
+      if ((static_cast<std::uint32_t>(id) & (buckets - 1)) != bucket) continue;
+      if (id < 0 || id >= table.n) continue;
+      cpu::acc_t<T>* const sum = table[id];
       const T* const row = rows[n];
 #pragma omp simd
       for (std::int64_t c = 0; c < rows.width; ++c) sum[c] += cpu::load(row[c]);
@@ -41,7 +43,8 @@ void scatter_add(const cpu::Rows<cpu::acc_t<T>>& table, const cpu::Rows<T>& rows
 }  // namespace
 
 void CpuKernels::embedding_forward(TensorView x, TensorView tokens, TensorView positions,
-                                   TensorView token_table, TensorView position_table) {
+                                   TensorView token_table, TensorView position_table,
+                                   std::int64_t first_id) {
   PG_ASSERT(x.rank() == 2 && token_table.rank() == 2 && x.dim(1) == token_table.dim(1),
             "x {} table {}", x.text(), token_table.text());
   PG_ASSERT(
@@ -54,12 +57,17 @@ void CpuKernels::embedding_forward(TensorView x, TensorView tokens, TensorView p
     const cpu::Rows<T> out(x), by_token(token_table), by_position(position_table);
     cpu::for_rows(n, width, [&](std::int64_t row) {
       T* const to = out[row];
-      const T* const from = by_token[token[row]];
-      if (position == nullptr) {
-        std::memcpy(to, from, width * sizeof(T));
+      const std::int64_t id = token[row] - first_id;
+      const T* const from = id >= 0 && id < by_token.n ? by_token[id] : nullptr;
+      const T* const place = position != nullptr ? by_position[position[row]] : nullptr;
+      if (from == nullptr && place == nullptr) {
+        std::fill_n(to, width, T{});
         return;
       }
-      const T* const place = by_position[position[row]];
+      if (from == nullptr || place == nullptr) {
+        std::memcpy(to, from != nullptr ? from : place, width * sizeof(T));
+        return;
+      }
 #pragma omp simd
       for (std::int64_t c = 0; c < width; ++c) {
         cpu::put(to[c], cpu::load(from[c]) + cpu::load(place[c]));
@@ -69,7 +77,8 @@ void CpuKernels::embedding_forward(TensorView x, TensorView tokens, TensorView p
 }
 
 void CpuKernels::embedding_backward(TensorView d_token_table, TensorView d_position_table,
-                                    TensorView dx, TensorView tokens, TensorView positions) {
+                                    TensorView dx, TensorView tokens, TensorView positions,
+                                    std::int64_t first_id) {
   PG_ASSERT(dx.rank() == 2 && d_token_table.rank() == 2 && dx.dim(1) == d_token_table.dim(1),
             "dx {} table {}", dx.text(), d_token_table.text());
   PG_ASSERT(d_position_table.empty() ||
@@ -79,9 +88,9 @@ void CpuKernels::embedding_backward(TensorView d_token_table, TensorView d_posit
   cpu::dispatch(dx.dtype(), [&]<class T>() {
     using A = cpu::acc_t<T>;
     const cpu::Rows<T> rows(dx);
-    scatter_add<T>(cpu::Rows<A>(d_token_table), rows, indices(tokens, n));
+    scatter_add<T>(cpu::Rows<A>(d_token_table), rows, indices(tokens, n), first_id);
     if (!d_position_table.empty()) {
-      scatter_add<T>(cpu::Rows<A>(d_position_table), rows, indices(positions, n));
+      scatter_add<T>(cpu::Rows<A>(d_position_table), rows, indices(positions, n), 0);
     }
   });
 }

@@ -74,5 +74,9 @@ void CpuKernels::linear_backward_weight(TensorView dw, TensorView dbias, TensorV
 void CpuKernels::weights_changed() {
   matmul_->forget_packed();
 }
+void CpuKernels::weights_changed(TensorView range) {
+  PG_ASSERT(range.contiguous(), "{} has gaps", range.text());
+  matmul_->forget_packed(range.raw(), range.bytes());
+}
 
 }  // namespace pg::model

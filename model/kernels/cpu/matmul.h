@@ -31,8 +31,12 @@ class MatmulEngine {
   void run(const MatmulArgs& args);
   // Weights changed: packed copies are made anew at their next use.
   void forget_packed();
+  // The same for the weights that touch memory [begin, begin + bytes).
+  void forget_packed(const void* begin, std::size_t bytes);
   // Bytes of packed copies held now.
   std::size_t packed_bytes() const;
+  // Of those, the ones that their next use takes as they are.
+  std::size_t current_bytes() const;
 
  private:
   struct Impl;

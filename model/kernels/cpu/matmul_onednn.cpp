@@ -1,3 +1,4 @@
+#include <cstdint>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <tuple>
@@ -118,6 +119,17 @@ struct MatmulEngine::Impl {
     return copy.memory;
   }
 
+  template <class Counts>
+  std::size_t bytes(const Counts& counts) const {
+    std::size_t total = 0;
+    for (const auto& [address, copies] : packed) {
+      for (const auto& copy : copies) {
+        if (counts(copy)) total += copy.memory.get_desc().get_size();
+      }
+    }
+    return total;
+  }
+
   void run(const MatmulArgs& args) {
     auto& p = product(args);
     std::unordered_map<int, dnnl::memory> operands{
@@ -161,12 +173,25 @@ void MatmulEngine::forget_packed() {
   }
 }
 
-std::size_t MatmulEngine::packed_bytes() const {
-  std::size_t bytes = 0;
-  for (const auto& [address, copies] : impl_->packed) {
-    for (const auto& copy : copies) bytes += copy.memory.get_desc().get_size();
+void MatmulEngine::forget_packed(const void* begin, std::size_t bytes) {
+  // As numbers: weights lie in unrelated allocations. A weight that only reaches into the range is
+  // stale as well.
+  const auto from = reinterpret_cast<std::uintptr_t>(begin), to = from + bytes;
+  for (auto& [address, copies] : impl_->packed) {
+    const auto weight = reinterpret_cast<std::uintptr_t>(address);
+    if (weight >= to) continue;
+    for (auto& copy : copies) {
+      if (weight + copy.from.get_size() > from) copy.current = false;
+    }
   }
-  return bytes;
+}
+
+std::size_t MatmulEngine::packed_bytes() const {
+  return impl_->bytes([](const Packed&) { return true; });
+}
+
+std::size_t MatmulEngine::current_bytes() const {
+  return impl_->bytes([](const Packed& copy) { return copy.current; });
 }
 
 }  // namespace pg::model

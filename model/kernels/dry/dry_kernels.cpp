@@ -20,6 +20,7 @@ class DryKernels final : public Kernels {
   void linear_backward_input(View, View, View, bool) override {}
   void linear_backward_weight(View, View, View, View) override {}
   void weights_changed() override {}
+  void weights_changed(View) override {}
 
   void norm_forward(NormKind, View, View, View, View, View, View, View, double) override {}
   void norm_backward(NormKind, View, View, View, View, View, View, View) override {}
@@ -37,10 +38,13 @@ class DryKernels final : public Kernels {
 
   void dropout(View, const Dropout&) override {}
 
-  void embedding_forward(View, View, View, View, View) override {}
-  void embedding_backward(View, View, View, View, View) override {}
+  void embedding_forward(View, View, View, View, View, std::int64_t) override {}
+  void embedding_backward(View, View, View, View, View, std::int64_t) override {}
 
   void cross_entropy(View, View, View, View, double) override {}
+  void cross_entropy_stats(View, View, View, std::int64_t) override {}
+  void cross_entropy_combine(View, View, View, View) override {}
+  void cross_entropy_gradient(View, View, View, View, std::int64_t, double) override {}
 
   double sum(View) override { return 0.0; }
   double sum_of_squares(View) override { return 0.0; }

@@ -216,6 +216,37 @@ TEST_P(AttentionOf, any_thread_count_gives_the_same_bits) {
   }
 }
 
+// A rank's heads have the masks they have among all heads: outputs and gradients are the same bits.
+TEST_P(AttentionOf, some_of_the_heads_give_their_part_of_the_whole) {
+  const AttentionCase c{2, 133, 6, 3, 16, 0, 0.3, 0.25};
+  Attention whole(c, GetParam(), testing::random_input(c, 7));
+  Attention parts(c, GetParam(), testing::random_input(c, 7));
+  const auto kernels = make_cpu_kernels(1);
+  whole.forward(*kernels);
+  whole.backward(*kernels);
+  for (const auto& [first, count] : {std::pair<std::int64_t, std::int64_t>{0, 1}, {1, 2}}) {
+    // Key/value heads [first, first + count) and their two query heads each.
+    const auto own = [&, f = first, n = count](TensorView x) {
+      const std::int64_t group = x.dim(2) / c.kv_heads;
+      return x.slice(2, f * group, n * group);
+    };
+    Dropout dropout = parts.dropout();
+    dropout.first_head = 2 * first;
+    const auto o = own(parts.o.heads(c, 0, c.heads));
+    const auto lse = parts.lse_view().slice(1, 2 * first, 2 * count);
+    const auto q = own(parts.part(parts.qkv, 0)), k = own(parts.part(parts.qkv, 1)),
+               v = own(parts.part(parts.qkv, 2));
+    kernels->attention_forward(o, lse, q, k, v, {c.scale, c.window}, dropout);
+    kernels->attention_backward(
+        own(parts.part(parts.gradients, 0)), own(parts.part(parts.gradients, 1)),
+        own(parts.part(parts.gradients, 2)), own(parts.d_o.heads(c, 0, c.heads)), q, k, v, o, lse,
+        {c.scale, c.window}, dropout);
+  }
+  EXPECT_EQ(parts.o.bytes(), whole.o.bytes());
+  EXPECT_EQ(parts.lse.bytes(), whole.lse.bytes());
+  EXPECT_EQ(parts.gradients.bytes(), whole.gradients.bytes());
+}
+
 TEST_P(AttentionOf, not_finite_numbers_reach_every_query_that_sees_them_and_no_earlier_block) {
   const AttentionCase c{1, 200, 1, 1, 8, 0, 0.0, 0.35};
   const auto kernels = make_cpu_kernels(1);

@@ -79,6 +79,58 @@ TYPED_TEST(DropoutOp, the_mask_depends_on_the_sample_not_on_the_batch_or_the_tea
   }
 }
 
+// Rows cut anywhere: inside sequences, across several, down to one row; and widths that leave a
+// piece's first element inside a counter's four words.
+TYPED_TEST(DropoutOp, a_piece_of_the_rows_has_its_piece_of_the_mask) {
+  using T = TypeParam;
+  const auto kernels = make_cpu_kernels(0);
+  const std::int64_t seq = 23, rows = 4 * seq;
+  const std::vector<std::int64_t> samples = {7, 3, 12, 1'000'000'007'000};
+  for (const std::int64_t width : {1, 3, 129, 258}) {  // 258: several blocks of 1024 a sequence
+    const auto input = Matrix<T>::random("x", rows, width, 5);
+    auto whole = input;
+    kernels->dropout(whole.view(), {0.3, kKey, samples});
+    EXPECT_FALSE(whole.same_bits(input));
+    for (const auto& [first, n] : {std::pair<std::int64_t, std::int64_t>{0, rows},
+                                   {0, 7},
+                                   {5, 1},
+                                   {22, 1},
+                                   {22, 2},
+                                   {23, 23},
+                                   {6, 17},
+                                   {11, 61},
+                                   {46, 40},
+                                   {69, 23},
+                                   {91, 1},
+                                   {92, 0}}) {
+      auto piece = input;
+      kernels->dropout(
+          piece.view().slice(0, first, n),
+          {.rate = 0.3, .key = kKey, .samples = samples, .first_row = first, .seq = seq});
+      auto want = input;
+      for (std::int64_t i = first; i < first + n; ++i) {
+        for (std::int64_t j = 0; j < width; ++j) want.at(i, j) = whole.at(i, j);
+      }
+      EXPECT_TRUE(piece.same_bits(want)) << n << " rows from " << first << ", width " << width;
+    }
+  }
+}
+
+TEST(DropoutOp, rows_outside_the_sequences_are_bugs) {
+  const auto kernels = make_cpu_kernels(0);
+  const std::vector<std::int64_t> samples = {0, 1};
+  auto x = Matrix<float>::random("x", 6, 4);
+  const auto run = [&](std::int64_t first_row, std::int64_t seq) {
+    kernels->dropout(
+        x.view(),
+        {.rate = 0.5, .key = kKey, .samples = samples, .first_row = first_row, .seq = seq});
+  };
+  EXPECT_NO_THROW(run(2, 4));
+  EXPECT_THROW(run(3, 4), std::exception);  // rows 3 to 8 of 8
+  EXPECT_THROW(run(-1, 4), std::exception);
+  EXPECT_THROW(run(1, 0), std::exception);  // a piece of an unknown whole
+}
+
 TYPED_TEST(DropoutOp, nan_and_infinity_are_not_dropped) {
   using T = TypeParam;
   const auto kernels = make_cpu_kernels(0);

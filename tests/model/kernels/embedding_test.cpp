@@ -88,6 +88,51 @@ TYPED_TEST(Embedding, backward_adds_in_token_order_for_any_team) {
   }
 }
 
+// A vocabulary cut unevenly, down to one row: every id's row comes from one part alone, the others
+// give zeros, and the positions' rows come with the part that has their table.
+TYPED_TEST(Embedding, parts_of_the_vocabulary_give_their_part_of_the_whole) {
+  using T = TypeParam;
+  using A = acc_of<T>;
+  const auto kernels = make_cpu_kernels(0);
+  auto tokens = draw_tokens(), positions = draw_positions();
+  const std::int64_t width = 17, cuts[] = {0, 1, 20, 40, kVocab};  // the last part is never met
+  auto table = Matrix<T>::random("table", kVocab, width, 2);
+  auto places = Matrix<T>::random("places", kPositions, width);
+  auto dx = Matrix<T>::random("dx", kTokens, width, 1);
+  Matrix<T> whole(kTokens, width);
+  kernels->embedding_forward(whole.view(), view_of(tokens), TensorView(), table.view(),
+                             TensorView());
+  const auto dtable_before = Matrix<A>::random("dtable", kVocab, width);
+  const auto dplaces_before = Matrix<A>::random("dplaces", kPositions, width);
+  auto dtable = dtable_before, dparts = dtable_before;
+  auto dplaces = dplaces_before;
+  kernels->embedding_backward(dtable.view(), dplaces.view(), dx.view(), view_of(tokens),
+                              view_of(positions));
+  for (std::size_t part = 0; part + 1 < std::size(cuts); ++part) {
+    const std::int64_t first = cuts[part], rows = cuts[part + 1] - first;
+    const auto own = table.view().slice(0, first, rows);
+    Matrix<T> x(kTokens, width, 1), placed(kTokens, width);
+    kernels->embedding_forward(x.view(), view_of(tokens), TensorView(), own, TensorView(), first);
+    kernels->embedding_forward(placed.view(), view_of(tokens), view_of(positions), own,
+                               places.view(), first);
+    for (std::int64_t i = 0; i < kTokens; ++i) {
+      const bool here = tokens[i] >= first && tokens[i] < first + rows;
+      for (std::int64_t j = 0; j < width; ++j) {
+        ASSERT_EQ(x(i, j), here ? whole(i, j) : 0.0) << part << place(i, j);
+        const A place_value = static_cast<A>(places.at(positions[i], j));
+        const A sum = here ? static_cast<A>(whole.at(i, j)) + place_value : place_value;
+        ASSERT_EQ(placed(i, j), value(static_cast<T>(sum))) << part << place(i, j);
+      }
+    }
+    EXPECT_TRUE(x.padding_is_untouched());
+    auto dplaces_again = dplaces_before;
+    kernels->embedding_backward(dparts.view().slice(0, first, rows), dplaces_again.view(),
+                                dx.view(), view_of(tokens), view_of(positions), first);
+    EXPECT_TRUE(dplaces_again.same_bits(dplaces)) << part;
+  }
+  EXPECT_TRUE(dparts.same_bits(dtable));  // and nothing was added to a neighbour
+}
+
 TYPED_TEST(Embedding, nan_reaches_its_row_of_the_table_alone) {
   using T = TypeParam;
   const auto kernels = make_cpu_kernels(0);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/random.h"
+#include "model/kernels/cpu/matmul.h"
 #include "model/kernels/kernels.h"
 
 namespace pg::model {
@@ -152,6 +153,30 @@ TEST_P(Linear, packed_weights_follow_a_change_once_told) {
   }
 }
 
+// Two weights side by side in memory that is filled anew, as gathered parameters are: each follows
+// once its own range is named, seen as bytes of any type.
+TEST_P(Linear, packed_weights_follow_a_change_of_their_range) {
+  const auto [type, n, in, out] = GetParam();
+  const auto kernels = make_cpu_kernels(1);
+  const Matrix x(type, n, in, 1);
+  Matrix both(type, 2 * out, in, 2), y(type, n, out, 4), want(type, n, out, 4);
+  const auto weight = [&](std::int64_t which) { return both.view().slice(0, which * out, out); };
+  for (const std::int64_t which : {0, 1}) {
+    kernels->linear_forward(y.view(), x.view(), weight(which), {});
+  }
+  for (const std::int64_t which : {0, 1}) {
+    const Matrix fresh(type, out, in, static_cast<std::uint64_t>(6 + which));
+    kernels->copy(weight(which), fresh.view());
+    const auto numbers = static_cast<std::int64_t>(weight(which).bytes() / 2);
+    kernels->weights_changed(TensorView(weight(which).raw(), DType::kBF16, {numbers}));
+    kernels->linear_forward(y.view(), x.view(), weight(which), {});
+    make_cpu_kernels(1)->linear_forward(want.view(), x.view(), fresh.view(), {});
+    for (std::int64_t i = 0; i < n; ++i) {
+      for (std::int64_t o = 0; o < out; ++o) EXPECT_EQ(y.at(i, o), want.at(i, o));
+    }
+  }
+}
+
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const auto type : {DType::kF64, DType::kF32, DType::kBF16}) {
@@ -171,6 +196,42 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Linear, testing::ValuesIn(cases()), [](const aut
   const auto& c = instance.param;
   return fmt::format("{}_{}x{}x{}", dtype_name(c.type), c.n, c.in, c.out);
 });
+
+// Copies of three weights side by side: naming memory of the middle one, even one element of it,
+// leaves its neighbours' copies current.
+TEST(PackedWeights, outside_a_changed_range_stay_current) {
+  constexpr std::int64_t kSize = 96;
+  const Matrix x(DType::kF32, 64, kSize, 1), weights(DType::kF32, 3 * kSize, kSize, 2);
+  const Matrix y(DType::kF32, 64, kSize, 3);
+  MatmulEngine engine;
+  const auto multiply = [&] {
+    for (std::int64_t i = 0; i < 3; ++i) {
+      engine.run({.c = y.view(),
+                  .a = x.view(),
+                  .b = weights.view().slice(0, i * kSize, kSize),
+                  .bias = {},
+                  .transpose_b = true,
+                  .keep_packed = true});
+    }
+  };
+  multiply();
+  const std::size_t all = engine.packed_bytes();
+  if (all == 0) GTEST_SKIP() << "oneDNN takes fp32 weights as they are on this processor";
+  EXPECT_EQ(engine.current_bytes(), all);
+  const TensorView middle = weights.view().slice(0, kSize, kSize);
+  const TensorView element = middle.slice(0, 50, 1).slice(1, 7, 1);
+  for (const TensorView& range : {middle, element}) {
+    engine.forget_packed(range.raw(), range.bytes());
+    EXPECT_EQ(engine.current_bytes(), all / 3 * 2);
+    multiply();
+    EXPECT_EQ(engine.current_bytes(), all);
+  }
+  engine.forget_packed(middle.raw(), 0);
+  EXPECT_EQ(engine.current_bytes(), all);
+  engine.forget_packed(weights.view().raw(), weights.view().bytes());
+  EXPECT_EQ(engine.current_bytes(), 0u);
+  EXPECT_EQ(engine.packed_bytes(), all);
+}
 
 TEST(LinearOutput, fp32_logits_come_from_bf16_operands) {
   const auto kernels = make_cpu_kernels(1);

@@ -140,7 +140,8 @@ TEST(DryKernels, accept_views_without_storage) {
   const auto kernels = make_dry_kernels();
   const TensorView x(nullptr, DType::kBF16, {4, 8}), f(nullptr, DType::kF32, {4, 8}),
       vector(nullptr, DType::kBF16, {8}), ids(nullptr, DType::kI32, {4}),
-      losses(nullptr, DType::kF64, {4}), flat(nullptr, DType::kF32, {32});
+      losses(nullptr, DType::kF64, {4}), stats(nullptr, DType::kF64, {1, 4, 3}),
+      flat(nullptr, DType::kF32, {32});
   const TensorView heads = x.split_last(4), batch = heads.split_first(2);
   kernels->fill_zero(x);
   kernels->copy(f, x);
@@ -149,6 +150,7 @@ TEST(DryKernels, accept_views_without_storage) {
   kernels->linear_backward_input(x, x, x, true);
   kernels->linear_backward_weight(f, f, x, x);
   kernels->weights_changed();
+  kernels->weights_changed(flat);
   kernels->norm_forward(NormKind::kLayerNorm, x, x, f, x, x, vector, vector, 1e-5);
   kernels->norm_backward(NormKind::kLayerNorm, x, f, f, x, x, f, vector);
   kernels->rope(heads, ids, 1e4, false);
@@ -164,6 +166,9 @@ TEST(DryKernels, accept_views_without_storage) {
   kernels->embedding_forward(x, ids, ids, x, x);
   kernels->embedding_backward(f, f, x, ids, ids);
   kernels->cross_entropy(losses, x, f, ids, 1.0);
+  kernels->cross_entropy_stats(stats.reshape({4, 3}), f, ids, 0);
+  kernels->cross_entropy_combine(losses, f.slice(1, 0, 2), stats, ids);
+  kernels->cross_entropy_gradient(x, f, f.slice(1, 0, 2), ids, 0, 1.0);
   kernels->adamw(x, flat, flat, flat, flat, {});
   EXPECT_EQ(kernels->sum(flat), 0.0);
   EXPECT_EQ(kernels->sum_of_squares(flat), 0.0);
