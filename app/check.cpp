@@ -21,7 +21,10 @@ std::string byte_line(const char* what, std::int64_t bytes) {
 
 std::string check_report(const Deck& deck, int ranks) {
   const auto grid = grid_of(deck, ranks);
-  const auto plan = plan_memory(deck, grid);
+  const auto stages = plan_stages(deck, grid);
+  const auto largest = std::max_element(stages.begin(), stages.end(),
+                                        [](auto& a, auto& b) { return a.total < b.total; });
+  const auto& plan = *largest;
   const auto& train = deck.train;
   const auto batch_ranks = grid.size(comm::kBatch);
   std::string out = deck.resolved;
@@ -31,11 +34,16 @@ std::string check_report(const Deck& deck, int ranks) {
       "# batch   {} sequences = {} ranks x {} micro-batches x {}; {} tokens a step\n",
       train.global_batch, batch_ranks, train.global_batch / (batch_ranks * train.micro_batch),
       train.micro_batch, count_text(train.global_batch * train.seq));
-  out += "# bytes per rank\n";
+  out += stages.size() == 1 ? std::string("# bytes per rank\n")
+                            : fmt::format(
+                                  "# bytes per rank, pipeline stage {} of {}, which needs "
+                                  "the most\n",
+                                  largest - stages.begin(), stages.size());
   out += byte_line("weights", plan.weights);
   out += byte_line("gradients", plan.gradients);
   out += byte_line("master weights", plan.master);
   out += byte_line("moments", plan.moments);
+  if (plan.slots > 0) out += byte_line("places in use", plan.slots);
   out += byte_line("activations", plan.activations);
   out += byte_line("packed copies", plan.packed);
   out += byte_line("total", plan.total);

@@ -58,13 +58,21 @@ std::string count_text(std::int64_t count) {
 
 std::string banner_text(const Banner& b) {
   const auto& d = b.deck;
-  const auto memory = plan_memory(d, b.grid);
+  const auto stages = plan_stages(d, b.grid);
+  const auto memory = *std::max_element(stages.begin(), stages.end(),
+                                        [](auto& x, auto& y) { return x.total < y.total; });
   const auto size = [](std::int64_t bytes) { return bytes_text(static_cast<double>(bytes)); };
   const auto step_tokens = d.train.global_batch * d.train.seq;
   const auto round = b.grid.size(comm::kBatch) * d.train.micro_batch;
 
   std::string text = fmt::format("pentagrid: {}\n", d.run.name);
-  text += row("grid", fmt::format("{}, zero {}", b.grid.text(), d.grid.zero));
+  text += row("grid", fmt::format("{}, zero {}{}", b.grid.text(), d.grid.zero,
+                                  d.grid.sequence_parallel ? ", sequence parallel" : ""));
+  if (d.grid.pp > 1) {
+    text += row("pipeline",
+                fmt::format("{}, {} chunk{} a stage", model::schedule_name(d.pipeline.schedule),
+                            d.pipeline.chunks, d.pipeline.chunks == 1 ? "" : "s"));
+  }
   text += row("hosts", fmt::format("{}, {} thread{} each", hosts_text(b.hosts), b.threads,
                                    b.threads == 1 ? "" : "s"));
   if (!b.tensor_ranks_share_host) {
@@ -73,12 +81,13 @@ std::string banner_text(const Banner& b) {
   text += row("model", model_text(d.model));
   text += row("", fmt::format("{} parameters, {}", count_text(memory.parameters),
                               dtype_name(d.run.precision)));
-  text +=
-      row("memory", fmt::format("{} a rank: weights {}, gradients {}, master {}, moments {},",
-                                size(memory.total), size(memory.weights), size(memory.gradients),
-                                size(memory.master), size(memory.moments)));
-  text += row("", fmt::format("activations {}, packed copies of weights {}",
-                              size(memory.activations), size(memory.packed)));
+  text += row("memory",
+              fmt::format("{} a rank{}: weights {}, gradients {}, master {}, moments {},",
+                          size(memory.total), stages.size() > 1 ? " of the largest stage" : "",
+                          size(memory.weights), size(memory.gradients), size(memory.master),
+                          size(memory.moments)));
+  text += row("", fmt::format("places in use {}, activations {}, packed copies of weights {}",
+                              size(memory.slots), size(memory.activations), size(memory.packed)));
   text += row("data", fmt::format("{}: {} tokens, {} samples of {}", d.data.train,
                                   count_text(b.train_tokens), count_text(b.samples), d.train.seq));
   text += row("step", fmt::format("{} sequences = {} tokens, micro-batches of {} x {} a rank",

@@ -9,6 +9,8 @@
 #include "comm/dtype.h"
 #include "comm/grid_shape.h"
 #include "model/config.h"
+#include "model/layers/context.h"
+#include "model/pipeline/schedule.h"
 
 namespace pg::app {
 
@@ -29,6 +31,18 @@ struct GridSection {
   std::int64_t zero = 0;
   bool sequence_parallel = false;
   bool operator==(const GridSection&) const = default;
+};
+
+struct PipelineSection {
+  model::ScheduleKind schedule = model::ScheduleKind::k1F1B;
+  std::int64_t chunks = 1;  // model chunks of each stage
+  bool operator==(const PipelineSection&) const = default;
+};
+
+struct RecomputeSection {
+  model::Recompute mode = model::Recompute::kNone;
+  std::int64_t layers = 0;  // the model's first ones; 0: all
+  bool operator==(const RecomputeSection&) const = default;
 };
 
 struct DataSection {
@@ -75,6 +89,8 @@ struct LogSection {
 struct Deck {
   RunSection run;
   GridSection grid;
+  PipelineSection pipeline;
+  RecomputeSection recompute;
   model::ModelConfig model;
   DataSection data;
   TrainSection train;

@@ -1,9 +1,10 @@
-// Bytes that one rank of a grid needs to train a deck: counted by building everything without
+// Bytes that the ranks of a grid need to train a deck: counted by building everything without
 // storage and running the step's own code over it (model/arena.h), so that it cannot drift from
 // what a run allocates.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "app/deck.h"
 #include "comm/grid_shape.h"
@@ -12,7 +13,8 @@ namespace pg::app {
 
 struct MemoryPlan {
   std::int64_t weights = 0, gradients = 0, master = 0, moments = 0;
-  std::int64_t activations = 0;  // the arena's high water
+  std::int64_t slots = 0;        // places in use whose weights or gradients ZeRO keeps in pieces
+  std::int64_t activations = 0;  // the arenas' high water
   // Copies of matrices in the layouts that the CPU's products like, one for each direction; these
   // come from oneDNN, which may pad a little.
   std::int64_t packed = 0;
@@ -20,6 +22,9 @@ struct MemoryPlan {
   std::int64_t parameters = 0;  // logical, of the whole model, each counted once
 };
 
-MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid);
+// Of the rank at this place in the grid.
+MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm::Coord& coord);
+// Of each pipeline stage, its tp rank 0, which has no less than the others.
+std::vector<MemoryPlan> plan_stages(const Deck& deck, const comm::GridShape& grid);
 
 }  // namespace pg::app

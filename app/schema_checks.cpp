@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "app/parallel_plan.h"
 #include "app/schema.h"
 #include "comm/error.h"
 
@@ -61,6 +62,36 @@ void check_grid(const Deck& deck, io::DeckReader& reader, int ranks) {
                     multiples_text(train.global_batch, at_once),
                     divisors_text(train.global_batch / train.micro_batch)));
   }
+}
+
+// How the model is cut over tensor-parallel ranks and pipeline stages.
+void check_cuts(const Deck& deck, io::DeckReader& reader, int ranks) {
+  if (reader.sound({"recompute.mode", "recompute.layers"}) && deck.recompute.layers > 0 &&
+      deck.recompute.mode == model::Recompute::kNone) {
+    reader.refuse("recompute.layers", "recompute.mode = \"none\" recomputes no layers (legal: 0)");
+  }
+  if (!reader.sound({"grid.tp", "grid.pp", "grid.sequence_parallel", "pipeline.chunks",
+                     "model.heads", "model.kv_heads", "model.ffn", "model.vocab", "model.layers",
+                     "train.seq", "recompute.layers"})) {
+    return;
+  }
+  for (const auto& problem : cut_problems(deck)) reader.refuse(problem.key, problem.what);
+  if (!reader.sound({"grid.dp", "grid.ep", "grid.cp", "grid.pp", "pipeline.schedule",
+                     "pipeline.chunks", "train.global_batch", "train.micro_batch"})) {
+    return;
+  }
+  const auto& grid = deck.grid;
+  auto dp = std::max<std::int64_t>(grid.dp, 1);
+  if (ranks > 0 && grid_problem(grid, ranks).empty()) {
+    dp = ranks / (grid.tp * grid.pp * grid.ep * grid.cp);
+  }
+  const auto micro_batches =
+      deck.train.global_batch / std::max<std::int64_t>(1, dp * grid.ep * deck.train.micro_batch);
+  if (micro_batches < 1) return;
+  const auto problem = model::schedule_problem({deck.pipeline.schedule, static_cast<int>(grid.pp),
+                                                static_cast<int>(deck.pipeline.chunks),
+                                                static_cast<int>(micro_batches)});
+  if (!problem.empty()) reader.refuse("pipeline.schedule", problem);
 }
 
 void check_model(const Deck& deck, io::DeckReader& reader) {
@@ -208,6 +239,7 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
   }
   if (purpose != Purpose::kPrepare) check_grid(deck, reader, ranks);
   check_model(deck, reader);
+  if (purpose != Purpose::kPrepare) check_cuts(deck, reader, ranks);
   check_positions(deck, reader);
   check_training(deck, reader);
   check_sizes(deck, reader);

@@ -17,8 +17,14 @@ constexpr double kStepsMax = 999999999;  // nine digits in a checkpoint's name
 std::vector<Row> run_and_grid_rows() {
   const auto run = &Deck::run;
   const auto grid = &Deck::grid;
+  const auto pipeline = &Deck::pipeline;
+  const auto recompute = &Deck::recompute;
   using Run = RunSection;
   using Grid = GridSection;
+  using Pipeline = PipelineSection;
+  using Recomputing = RecomputeSection;
+  using model::Recompute;
+  using model::ScheduleKind;
   return {
       {.name = "run.name",
        .field = at(run, &Run::name),
@@ -69,18 +75,57 @@ std::vector<Row> run_and_grid_rows() {
        .range = between(0, 1 << 20),
        .unit = "ranks",
        .doc = "Data-parallel ranks. 0: all that the other axes leave."},
-      reserved("grid.tp", 1, at(grid, &Grid::tp)),
-      reserved("grid.pp", 1, at(grid, &Grid::pp)),
+      {.name = "grid.tp",
+       .field = at(grid, &Grid::tp),
+       .fallback = 1,
+       .range = between(1, 1 << 12),
+       .unit = "ranks",
+       .doc = "Tensor-parallel ranks: heads, feed-forward width and vocabulary are cut over them. "
+              "KV heads fewer than tp are replicated."},
+      {.name = "grid.pp",
+       .field = at(grid, &Grid::pp),
+       .fallback = 1,
+       .range = between(1, 1 << 12),
+       .unit = "ranks",
+       .doc = "Pipeline stages; layers are spread over them by cost."},
       reserved("grid.ep", 1, at(grid, &Grid::ep)),
       reserved("grid.cp", 1, at(grid, &Grid::cp)),
-      reserved("grid.zero", 0, at(grid, &Grid::zero)),
-      reserved("grid.sequence_parallel", false, at(grid, &Grid::sequence_parallel)),
+      {.name = "grid.zero",
+       .field = at(grid, &Grid::zero),
+       .fallback = 0,
+       .range = between(0, 3),
+       .doc = "What the replicas of a parameter share out: 0 nothing, 1 optimizer state, 2 and "
+              "gradients, 3 and parameters."},
+      {.name = "grid.sequence_parallel",
+       .field = at(grid, &Grid::sequence_parallel),
+       .fallback = false,
+       .doc = "Norms, dropout and the residual stream are cut over tp too."},
 
-      reserved("pipeline.schedule", "1f1b"),
-      reserved("pipeline.chunks", 1),
+      {.name = "pipeline.schedule",
+       .field = at(pipeline, &Pipeline::schedule, {"gpipe", "1f1b", "interleaved", "zero_bubble"},
+                   {ScheduleKind::kGPipe, ScheduleKind::k1F1B, ScheduleKind::kInterleaved,
+                    ScheduleKind::k1F1B}),
+       .fallback = "1f1b",
+       .later = {"zero_bubble"},
+       .doc = "Order of forwards and backwards. interleaved needs chunks >= 2 and micro-batches "
+              "that are a multiple of pp."},
+      {.name = "pipeline.chunks",
+       .field = at(pipeline, &Pipeline::chunks),
+       .fallback = 1,
+       .range = between(1, 1 << 10),
+       .doc = "Model chunks of each stage, for interleaved."},
       reserved("context.method", "ring"),
-      reserved("recompute.mode", "none"),
-      reserved("recompute.layers", 0),
+      {.name = "recompute.mode",
+       .field = at(recompute, &Recomputing::mode, {"none", "selective", "full"},
+                   {Recompute::kNone, Recompute::kSelective, Recompute::kFull}),
+       .fallback = "none",
+       .doc = "What backward computes again instead of keeping it. selective: attention, norms and "
+              "feed-forward activations; full: all of a block but its input."},
+      {.name = "recompute.layers",
+       .field = at(recompute, &Recomputing::layers),
+       .fallback = 0,
+       .range = between(0, 1 << 14),
+       .doc = "Only the model's first so many blocks. 0: all."},
   };
 }
 

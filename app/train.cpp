@@ -21,6 +21,7 @@
 #include "io/files.h"
 #include "io/progress.h"
 #include "io/run_folder.h"
+#include "model/flops.h"
 
 namespace pg::app {
 

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "app/lr_schedule.h"
+#include "app/parallel_plan.h"
 #include "comm/agree.h"
 
 namespace pg::app {
@@ -43,13 +44,14 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
       grid_(grid),
       train_file_(open_tokens(grid.world(), deck.data.train, "data.train", deck.model.vocab)),
       kernels_(model::make_cpu_kernels(static_cast<int>(deck.run.threads))),
-      params_(model::ParamTable(deck.model), deck.run.precision),
-      model_(deck.model, params_, *kernels_, deck.run.seed),
-      arena_bytes_(model::activation_bytes(deck.model, deck.run.precision, deck.train.micro_batch,
-                                           deck.train.seq)),
-      arena_(arena_bytes_),
-      reducer_(params_, grid.dense_replicas()),
-      optimizer_(adamw_config(deck.optimizer), params_, *kernels_) {
+      groups_(groups_of(deck, grid)),
+      params_(layout_of(deck, sharding_of(deck, grid.shape(), grid.coord())), deck.run.precision),
+      weights_(params_, *kernels_, groups_.replicas),
+      reducer_(params_, *kernels_, groups_),
+      use_(weights_, reducer_),
+      pipeline_(deck.model, pipeline_options(deck, grid.shape()), params_, *kernels_, groups_,
+                deck.run.seed, use_),
+      optimizer_(adamw_config(deck.optimizer), params_, *kernels_, groups_) {
   const auto ranks = grid.shape().size(comm::kBatch);
   const auto loader = [&](const io::TokenFile& file, bool shuffle) {
     std::unique_ptr<BatchLoader> made;
@@ -67,6 +69,13 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
     valid_loader_ = loader(*valid_file_, /*shuffle=*/false);
   }
   params_.initialise(deck.run.seed);
+  weights_.publish();
+}
+
+// Every rank's share of the step's loss, which the last pipeline stage has.
+double Trainer::sum_over_batch(double loss_sum) {
+  loss_sum = comm::all_reduce(*groups_.pipeline, loss_sum, comm::ReduceOp::kSum);
+  return comm::all_reduce(grid_.batch(), loss_sum, comm::ReduceOp::kSum);
 }
 
 void Trainer::load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count) {
@@ -84,23 +93,15 @@ StepResult Trainer::step() {
   result.tokens = train_loader_->counted_tokens(batch);
   const double loss_scale = 1.0 / static_cast<double>(result.tokens);
 
-  // 2. Forward and backward of each micro-batch; gradients add up. The last one sends them off.
-  kernels_->fill_zero(params_.all_grads());
-  double loss_sum = 0.0;
-  const auto last = train_loader_->micro_batches() - 1;
-  for (std::int64_t micro = 0; micro <= last; ++micro) {
-    model::Transformer::PlaceDone place_done;
-    if (micro == last && !sabotage_.drop_gradient_reduction) {
-      place_done = [this](std::int64_t place) { reducer_.place_done(place); };
-    }
-    loss_sum +=
-        model_.forward_backward(arena_, train_loader_->micro(micro), loss_scale, place_done);
-  }
+  // 2. Forward and backward of its micro-batches, in the pipeline's order. Gradients add up, and
+  // set out to their sums as they are complete.
+  reducer_.begin_step();
+  double loss_sum = pipeline_.forward_backward(
+      [this](int micro) { return train_loader_->micro(micro); }, loss_scale);
   reducer_.finish();
 
   // 3. The step's loss and gradient norm, the same on every rank.
-  loss_sum = comm::all_reduce(grid_.batch(), loss_sum, comm::ReduceOp::kSum);
-  result.loss = loss_sum * loss_scale;
+  result.loss = sum_over_batch(loss_sum) * loss_scale;
   result.grad_norm = optimizer_.grad_norm();
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     // Both numbers are the same on every rank: all of them come here.
@@ -110,9 +111,10 @@ StepResult Trainer::step() {
                 grid_.world().size());
   }
 
-  // 4. The update.
+  // 4. The update, each replica's share of it, and the new weights back to all.
   result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
   optimizer_.update(result.step, result.lr, result.grad_norm);
+  weights_.publish();
   completed_ = result.step;
   next_sample_ += batch;
   result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -128,13 +130,11 @@ EvalResult Trainer::evaluate() {
   for (std::int64_t first = 0; first < total; first += batch) {
     const auto count = std::min(batch, total - first);
     load_batch(*valid_loader_, first, count);
-    for (std::int64_t micro = 0; micro < valid_loader_->micro_batches(); ++micro) {
-      loss_sum += model_.loss(arena_, valid_loader_->micro(micro));
-    }
+    loss_sum += pipeline_.loss([this](int micro) { return valid_loader_->micro(micro); },
+                               static_cast<int>(valid_loader_->micro_batches()));
     result.tokens += valid_loader_->counted_tokens(count);
   }
-  loss_sum = comm::all_reduce(grid_.batch(), loss_sum, comm::ReduceOp::kSum);
-  result.loss = loss_sum / static_cast<double>(result.tokens);
+  result.loss = sum_over_batch(loss_sum) / static_cast<double>(result.tokens);
   return result;
 }
 
@@ -144,12 +144,11 @@ void Trainer::set_progress(std::int64_t completed, std::int64_t next_sample) {
 }
 
 std::vector<comm::TensorRecord> Trainer::records() const {
-  return params_.records(/*owner=*/grid_.root());
+  return params_.records();
 }
 
 void Trainer::loaded() {
-  params_.round_weights();
-  kernels_->weights_changed();
+  weights_.publish();
 }
 
 }  // namespace pg::app

@@ -11,9 +11,9 @@
 #include "app/batch_loader.h"
 #include "app/deck.h"
 #include "comm/process_grid.h"
-#include "model/optim/grad_reducer.h"
 #include "model/optim/optimizer.h"
-#include "model/transformer.h"
+#include "model/optim/zero.h"
+#include "model/pipeline/pipeline.h"
 
 namespace pg::app {
 
@@ -28,11 +28,6 @@ struct StepResult {
 struct EvalResult {
   double loss = 0;
   std::int64_t tokens = 0;
-};
-
-// What the negative controls break on purpose, to prove that the tests would notice.
-struct Sabotage {
-  bool drop_gradient_reduction = false;
 };
 
 class Trainer {
@@ -62,11 +57,13 @@ class Trainer {
   void loaded();
 
   const io::TokenFile& train_file() const { return train_file_; }
-  std::size_t arena_bytes() const { return arena_bytes_; }
-  std::size_t arena_high_water() const { return arena_.high_water(); }
-  Sabotage& sabotage() { return sabotage_; }
+  // Activation memory: planned, and used so far.
+  std::int64_t arena_bytes() const { return pipeline_.planned().total(); }
+  std::int64_t arena_high_water() const { return pipeline_.high_water(); }
+  model::Sabotage& sabotage() { return reducer_.sabotage(); }
 
  private:
+  double sum_over_batch(double loss_sum);
   void load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count);
 
   Deck deck_;
@@ -77,15 +74,15 @@ class Trainer {
   std::int64_t valid_samples_ = 0;
 
   std::unique_ptr<model::Kernels> kernels_;
+  model::Groups groups_;
   model::ParamStore params_;
-  model::Transformer model_;
-  std::size_t arena_bytes_ = 0;
-  model::Arena arena_;
+  model::WeightGatherer weights_;
   model::GradReducer reducer_;
+  model::ZeroPlaceUse use_;
+  model::Pipeline pipeline_;
   model::Optimizer optimizer_;
 
   std::int64_t completed_ = 0, next_sample_ = 0;
-  Sabotage sabotage_;
 };
 
 }  // namespace pg::app

@@ -30,8 +30,8 @@ bool ModelChunk::full(std::size_t block) const {
 
 LayerContext ModelChunk::of_block(const LayerContext& ctx, std::size_t block) const {
   auto its = ctx.keeping_in(ctx.keep);
-  its.selective = recompute_.of(part_.first_layer + static_cast<std::int64_t>(block)) ==
-                  Recompute::kSelective;
+  its.selective =
+      recompute_.of(part_.first_layer + static_cast<std::int64_t>(block)) == Recompute::kSelective;
   return its;
 }
 
@@ -43,10 +43,9 @@ TensorView ModelChunk::embed(const LayerContext& ctx, PlaceUse& use) const {
   const auto partial = ctx.tensor.partial(ctx.scratch, x);
   // Each rank looks up its rows of the vocabulary; positions are added once.
   const bool positions = position_table_ && ctx.tensor.rank() == 0;
-  ctx.kernels.embedding_forward(partial, ctx.batch.tokens, ctx.batch.positions,
-                                ctx.params.weight(token_table_),
-                                positions ? ctx.params.weight(*position_table_) : TensorView(),
-                                vocab_.begin);
+  ctx.kernels.embedding_forward(
+      partial, ctx.batch.tokens, ctx.batch.positions, ctx.params.weight(token_table_),
+      positions ? ctx.params.weight(*position_table_) : TensorView(), vocab_.begin);
   ctx.tensor.reduce(x, partial);
   ctx.kernels.dropout(x, ctx.dropout("embed"));
   return x;

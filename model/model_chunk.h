@@ -17,6 +17,7 @@ namespace pg::model {
 class PlaceUse {
  public:
   virtual ~PlaceUse() = default;
+  virtual void micro_batch(bool /*last*/) {}  // what follows is of the step's last one, or is not
   virtual void need_weights(std::int64_t /*place*/, std::int64_t /*next, or -1*/) {}
   virtual void begin_grads(std::int64_t /*place*/) {}
   virtual void grads_done(std::int64_t /*place*/) {}  // for this micro-batch
@@ -51,8 +52,8 @@ class ModelChunk {
   // stream to the next; unused with a head. Returns the head's loss: the sum over counted tokens in
   // nats, and in training adds the gradients of loss_scale times it; 0 without one. `again` holds
   // what full recomputation makes, and is released.
-  double forward(const LayerContext& ctx, Arena& again, Saved& saved, TensorView in,
-                 TensorView out, double loss_scale, PlaceUse& use) const;
+  double forward(const LayerContext& ctx, Arena& again, Saved& saved, TensorView in, TensorView out,
+                 double loss_scale, PlaceUse& use) const;
   // dr[rows,C]: in, the gradient of the stream out; out, that of the stream in. Parameter gradients
   // are added.
   void backward(const LayerContext& ctx, Arena& again, const Saved& saved, TensorView dr,

@@ -30,9 +30,9 @@ struct ParamPart {
 
 struct PlaceRange {
   bool held = false;
-  std::int64_t elements = 0;  // without the padding
-  std::int64_t piece = 0;     // of each ZeRO rank: elements / shards, rounded up
-  std::int64_t begin = 0;     // in buffers that hold every element
+  std::int64_t elements = 0;     // without the padding
+  std::int64_t piece = 0;        // of each ZeRO rank: elements / shards, rounded up
+  std::int64_t begin = 0;        // in buffers that hold every element
   std::int64_t shard_begin = 0;  // in buffers that hold this rank's pieces
 };
 

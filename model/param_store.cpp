@@ -218,9 +218,9 @@ std::vector<comm::Slab> slabs_of(const ParamSpec& spec, const ParamPart& part,
       slab.offset.push_back(part.col_begin + begin % part.cols);
       slab.extent.push_back(cols);
     }
-    slab.data = base == nullptr
-                    ? nullptr
-                    : base + static_cast<std::size_t>(begin - kept.begin) * dtype_size(values.dtype());
+    slab.data = base == nullptr ? nullptr
+                                : base + static_cast<std::size_t>(begin - kept.begin) *
+                                             dtype_size(values.dtype());
     slab.owner = owner;
     slabs.push_back(std::move(slab));
   };
@@ -239,22 +239,34 @@ std::vector<comm::Slab> slabs_of(const ParamSpec& spec, const ParamPart& part,
 
 }  // namespace
 
+comm::TensorRecord ParamStore::record(std::size_t id, const std::string& name,
+                                      TensorView values) const {
+  const auto& part = layout_.part(id);
+  const auto& cut = layout_.sharding();
+  // Without ZeRO the first replica writes; with it each writes its piece.
+  const bool owner = part.counts && (cut.zero > 0 || cut.replica == 0);
+  comm::TensorRecord record{name, accumulator(), table()[id].shape, {}};
+  record.slabs = slabs_of(table()[id], part, layout_.kept(id), values, owner);
+  return record;
+}
+
 std::vector<comm::TensorRecord> ParamStore::records() const {
   std::vector<comm::TensorRecord> all;
-  const auto& cut = layout_.sharding();
   for (std::size_t id = 0; id < table().size(); ++id) {
-    const auto& spec = table()[id];
-    const auto& part = layout_.part(id);
-    // Without ZeRO the first replica writes; with it each writes its piece.
-    const bool owner = part.counts && (cut.zero > 0 || cut.replica == 0);
-    const auto add = [&](const char* suffix, TensorView values) {
-      comm::TensorRecord record{spec.name + suffix, accumulator(), spec.shape, {}};
-      if (part.held) record.slabs = slabs_of(spec, part, layout_.kept(id), values, owner);
-      all.push_back(std::move(record));
-    };
-    add("", part.held ? kept_exact(id) : TensorView());
-    add(".adam_m", part.held ? kept_m(id) : TensorView());
-    add(".adam_v", part.held ? kept_v(id) : TensorView());
+    const bool held = layout_.part(id).held;
+    const auto& name = table()[id].name;
+    all.push_back(record(id, name, held ? kept_exact(id) : TensorView()));
+    all.push_back(record(id, name + ".adam_m", held ? kept_m(id) : TensorView()));
+    all.push_back(record(id, name + ".adam_v", held ? kept_v(id) : TensorView()));
+  }
+  return all;
+}
+
+std::vector<comm::TensorRecord> ParamStore::gradient_records() const {
+  std::vector<comm::TensorRecord> all;
+  for (std::size_t id = 0; id < table().size(); ++id) {
+    all.push_back(
+        record(id, table()[id].name, layout_.part(id).held ? kept_grad(id) : TensorView()));
   }
   return all;
 }

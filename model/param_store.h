@@ -27,15 +27,16 @@ class ParamStore {
   DType compute() const { return compute_; }
   DType accumulator() const { return accumulator_of(compute_); }
 
-  // -- what layers use: this rank's part of a parameter, in its own shape --------------------------
-  // A bug while the place is not in its slot.
+  // -- what layers use: this rank's part of a parameter, in its own shape
+  // -------------------------- A bug while the place is not in its slot.
   TensorView weight(std::size_t id) const { return weight_pack(id, id); }
   TensorView grad(std::size_t id) const { return grad_pack(id, id); }
   // One view over a pack of neighbours first..last: their rows one after another.
   TensorView weight_pack(std::size_t first, std::size_t last) const;
   TensorView grad_pack(std::size_t first, std::size_t last) const;
 
-  // -- what the optimizer uses: this rank's piece of a parameter, flat (possibly of no elements) ---
+  // -- what the optimizer uses: this rank's piece of a parameter, flat (possibly of no elements)
+  // ---
   TensorView kept_exact(std::size_t id) const;
   TensorView kept_m(std::size_t id) const;
   TensorView kept_v(std::size_t id) const;
@@ -44,7 +45,8 @@ class ParamStore {
   // stage 3, where the next gather rounds.
   TensorView kept_rounded(std::size_t id) const;
 
-  // -- what gathers and reductions use: whole places, flat, padding included -----------------------
+  // -- what gathers and reductions use: whole places, flat, padding included
+  // -----------------------
   bool gathers_weights() const { return layout_.sharding().zero >= 3; }
   bool scatters_grads() const { return layout_.sharding().zero >= 2; }
   TensorView place_weights(std::int64_t place) const;  // in the slot in stage 3
@@ -71,6 +73,8 @@ class ParamStore {
   // and NAME.adam_v; the slabs are this rank's pieces. Every parameter has three records,
   // possibly without slabs.
   std::vector<comm::TensorRecord> records() const;
+  // The gradients likewise, under the parameters' names: after GradReducer::finish the whole sums.
+  std::vector<comm::TensorRecord> gradient_records() const;
 
   struct Bytes {
     std::int64_t weights = 0, gradients = 0, master = 0, moments = 0, slots = 0;
@@ -84,6 +88,7 @@ class ParamStore {
   void* at(const Buffer& buffer, DType type, Space space, std::int64_t place,
            std::int64_t offset) const;
   TensorView pack(void* data, DType type, std::size_t first, std::size_t last) const;
+  comm::TensorRecord record(std::size_t id, const std::string& name, TensorView values) const;
   TensorView kept(const Buffer& buffer, DType type, Space space, std::size_t id) const;
   bool exact_apart() const { return compute_ != accumulator() || gathers_weights(); }
 

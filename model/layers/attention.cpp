@@ -4,7 +4,8 @@
 
 namespace pg::model {
 
-Attention::Attention(const ModelConfig& config, const ParamLayout& layout, const std::string& prefix)
+Attention::Attention(const ModelConfig& config, const ParamLayout& layout,
+                     const std::string& prefix)
     : site_(prefix),
       qkv_(layout, prefix + ".q", prefix + ".v", config.bias),
       out_(layout, prefix + ".out", prefix + ".out", config.bias) {}

@@ -26,7 +26,8 @@ struct MicroBatch {
 // al. 2022). The same kernels on the same operands: the same bits.
 enum class Recompute {
   kNone,
-  kSelective,  // normalised inputs, attention's output and the feed-forward activation are made again
+  kSelective,  // normalised inputs, attention's output and the feed-forward activation are made
+               // again
   kFull,       // a block keeps its input only
 };
 
@@ -43,12 +44,12 @@ struct LayerContext {
   bool training = true;  // false: no dropout, no backward
   bool selective = false;
 
-  std::int64_t tokens() const { return batch.tokens_count(); }    // N
-  std::int64_t rows() const { return tensor.rows(tokens()); }     // of the stream
-  TensorView push(Arena& arena, std::int64_t width) const {       // activation [N, width]
+  std::int64_t tokens() const { return batch.tokens_count(); }  // N
+  std::int64_t rows() const { return tensor.rows(tokens()); }   // of the stream
+  TensorView push(Arena& arena, std::int64_t width) const {     // activation [N, width]
     return arena.push(params.compute(), {tokens(), width});
   }
-  TensorView push_stream(Arena& arena) const {                    // [rows, C]
+  TensorView push_stream(Arena& arena) const {  // [rows, C]
     return arena.push(params.compute(), {rows(), config.hidden});
   }
   TensorView push_stats(Arena& arena) const {

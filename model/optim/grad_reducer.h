@@ -21,11 +21,11 @@ namespace pg::model {
 
 // What the negative controls break on purpose, to prove that the tests would notice.
 struct Sabotage {
-  bool drop_replica_sum = false;   // of every place
-  bool drop_one_bucket = false;    // of the first block's place only
-  bool drop_stream_sum = false;    // norms over tp
-  bool drop_kv_copy = false;       // KV heads that several ranks hold
-  bool drop_tied_sum = false;      // a tied embedding's two stages
+  bool drop_replica_sum = false;  // of every place
+  bool drop_one_bucket = false;   // of the first block's place only
+  bool drop_stream_sum = false;   // norms over tp
+  bool drop_kv_copy = false;      // KV heads that several ranks hold
+  bool drop_tied_sum = false;     // a tied embedding's two stages
 };
 
 class GradReducer {

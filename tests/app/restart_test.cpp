@@ -122,8 +122,8 @@ std::vector<double> resumed_losses(const app::Deck& deck, Forget forget) {
                       forget == Forget::kCursor ? 0 : info.next_sample);
   auto& params = second.params();
   for (std::size_t id = 0; id < params.table().size(); ++id) {
-    if (forget == Forget::kFirstMoment) second.kernels().fill_zero(params.m(id));
-    if (forget == Forget::kSecondMoment) second.kernels().fill_zero(params.v(id));
+    if (forget == Forget::kFirstMoment) second.kernels().fill_zero(params.kept_m(id));
+    if (forget == Forget::kSecondMoment) second.kernels().fill_zero(params.kept_v(id));
   }
   std::vector<double> losses;
   for (std::int64_t i = 0; i < kAfter; ++i) losses.push_back(second.step().loss);

@@ -21,6 +21,7 @@
 #include "app/trainer.h"
 #include "comm/mpi_session.h"
 #include "harness/tiny_run.h"
+#include "model/flops.h"
 
 namespace {
 
@@ -56,7 +57,7 @@ int main(int argc, char** argv) {
   const auto before = peak_rss();
   comm::ProcessGrid grid(world, app::grid_of(deck, 1));
   app::Trainer trainer(deck, grid);
-  const auto plan = app::plan_memory(deck, grid.shape());
+  const auto plan = app::plan_memory(deck, grid.shape(), grid.coord());
   trainer.step();  // touches every page, makes every product's code
 
   std::vector<double> product, seconds;

@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "golden_file.h"
+#include "harness/one_rank.h"
 #include "model/optim/optimizer.h"
-#include "model/transformer.h"
 
 namespace pg::golden {
 namespace {
@@ -62,13 +62,12 @@ void put(TensorView view, const std::vector<double>& values) {
 }
 
 // A golden file, and the model of its configuration with its weights.
-class Golden {
+class Golden : public testing::OneRank {
  public:
   Golden(const GoldenFile& golden, const model::ModelConfig& config, DType type)
-      : file(golden),
-        params(model::ParamTable(config), type),
-        kernels(model::make_cpu_kernels(1)),
-        transformer(config, params, *kernels, /*seed=*/0),
+      : OneRank(config, type, golden.integer("batch"), golden.integer("seq"), /*seed=*/0),
+        file(golden),
+        vocab_(config.vocab),
         tokens_(file.ints("/tokens").values),
         targets_(file.ints("/targets").values) {
     batch.sequences = file.integer("batch");
@@ -84,8 +83,6 @@ class Golden {
     batch.targets = TensorView(targets_.data(), DType::kI32, {n});
     batch.samples = samples_;
     valid = std::count_if(targets_.begin(), targets_.end(), [](auto t) { return t >= 0; });
-    arena = std::make_unique<model::Arena>(
-        model::activation_bytes(config, type, batch.sequences, batch.seq));
 
     for (std::size_t id = 0; id < params.table().size(); ++id) {
       put(params.weight(id), file.doubles("/weights/" + name(id)).values);
@@ -96,11 +93,11 @@ class Golden {
   const std::string& name(std::size_t id) const { return params.table()[id].name; }
 
   std::vector<double> logits() {
-    const auto n = batch.tokens_count(), vocab = transformer.config().vocab;
-    model::Buffer buffer(static_cast<std::size_t>(n * vocab) * dtype_size(params.accumulator()),
+    const auto n = batch.tokens_count();
+    const model::Buffer buffer(static_cast<std::size_t>(n * vocab_) * dtype_size(params.accumulator()),
                          model::Buffer::Kind::kReal);
-    const TensorView view(buffer.at(0), params.accumulator(), {n, vocab});
-    transformer.logits(*arena, batch, view);
+    const TensorView view(buffer.at(0), params.accumulator(), {n, vocab_});
+    model.logits(batch, view);
     return values_of(view);
   }
 
@@ -108,18 +105,15 @@ class Golden {
   double mean_loss_and_gradients() {
     kernels->fill_zero(params.all_grads());
     const auto count = static_cast<double>(valid);
-    return transformer.forward_backward(*arena, batch, 1.0 / count) / count;
+    return forward_backward(batch, 1.0 / count) / count;
   }
 
   const GoldenFile& file;
-  model::ParamStore params;
-  std::unique_ptr<model::Kernels> kernels;
-  model::Transformer transformer;
   model::MicroBatch batch;
-  std::unique_ptr<model::Arena> arena;
   std::int64_t valid = 0;
 
  private:
+  std::int64_t vocab_;
   std::vector<std::int32_t> tokens_, targets_, positions_;
   std::vector<std::int64_t> samples_;
 };
@@ -148,7 +142,7 @@ TEST_P(GoldenModel, logits_match) {
 
 TEST_P(GoldenModel, loss_matches_with_and_without_gradients) {
   const double expected = file.doubles("/loss").values.at(0);
-  const double alone = golden.transformer.loss(*golden.arena, golden.batch);
+  const double alone = golden.loss(golden.batch);
   EXPECT_NEAR(alone / static_cast<double>(golden.valid), expected, tolerance * expected);
   EXPECT_NEAR(golden.mean_loss_and_gradients(), expected, tolerance * expected);
 }
@@ -184,12 +178,13 @@ TEST_P(GoldenTraining, five_adamw_steps_match) {
   config.eps = eps;
   config.weight_decay = file.real("optimizer_weight_decay");
   config.clip = file.real("optimizer_clip");
-  model::Optimizer optimizer(config, golden.params, *golden.kernels);
+  model::Optimizer optimizer(config, golden.params, *golden.kernels, golden.groups);
   for (std::size_t i = 0; i < losses.size(); ++i) {
     EXPECT_NEAR(golden.mean_loss_and_gradients(), losses[i], tolerance * losses[i]) << i;
     const double size = optimizer.grad_norm();
     EXPECT_NEAR(size, norms[i], tolerance * norms[i]) << i;
     optimizer.update(static_cast<std::int64_t>(i) + 1, lr, size);
+    golden.kernels->weights_changed();
   }
   for (std::size_t id = 0; id < golden.params.table().size(); ++id) {
     const auto expected = file.doubles("/final_weights/" + golden.name(id)).values;

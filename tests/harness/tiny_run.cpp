@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "app/gather_tensor.h"
 #include "comm/random.h"
 
 namespace pg::testing {
@@ -71,16 +72,6 @@ app::Deck base_deck(const fs::path& tokens, DType precision) {
   return deck;
 }
 
-template <class T>
-std::vector<double> widened(model::TensorView x) {
-  const T* from = x.data<T>();
-  return {from, from + x.elements()};
-}
-
-std::vector<double> values_of(model::TensorView x) {
-  return x.dtype() == DType::kF64 ? widened<double>(x) : widened<float>(x);
-}
-
 }  // namespace
 
 app::Deck llama_deck(const fs::path& tokens, DType precision) {
@@ -114,17 +105,26 @@ app::Deck gpt2_deck(const fs::path& tokens, DType precision) {
   return deck;
 }
 
-std::map<std::string, std::vector<double>> exact_weights(app::Trainer& trainer) {
+namespace {
+
+std::map<std::string, std::vector<double>> gather(comm::ProcessGrid& grid,
+                                                  const std::vector<comm::TensorRecord>& records) {
   std::map<std::string, std::vector<double>> all;
-  auto& params = trainer.params();
-  for (std::size_t id = 0; id < params.table().size(); ++id) {
-    all[params.table()[id].name] = values_of(params.exact(id));
+  for (const auto& record : records) {
+    all[record.name] = app::gather_tensor(grid.world(), record);
   }
   return all;
 }
 
+}  // namespace
+
+std::map<std::string, std::vector<double>> logical_state(comm::ProcessGrid& grid,
+                                                         app::Trainer& trainer) {
+  return gather(grid, trainer.records());
+}
+
 Trace train(const comm::Communicator& world, const app::Deck& deck, std::int64_t steps,
-            const app::Sabotage& sabotage) {
+            const model::Sabotage& sabotage) {
   comm::ProcessGrid grid(world, app::grid_of(deck, world.size()));
   app::Trainer trainer(deck, grid);
   trainer.sabotage() = sabotage;
@@ -133,13 +133,9 @@ Trace train(const comm::Communicator& world, const app::Deck& deck, std::int64_t
     const auto result = trainer.step();
     trace.losses.push_back(result.loss);
     trace.grad_norms.push_back(result.grad_norm);
-    if (i > 0) continue;
-    auto& params = trainer.params();
-    for (std::size_t id = 0; id < params.table().size(); ++id) {
-      trace.first_gradients[params.table()[id].name] = values_of(params.grad(id));
-    }
+    if (i == 0) trace.first_gradients = gather(grid, trainer.params().gradient_records());
   }
-  trace.weights = exact_weights(trainer);
+  trace.state = logical_state(grid, trainer);
   return trace;
 }
 

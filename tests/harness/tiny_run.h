@@ -32,14 +32,17 @@ struct Trace {
   std::vector<double> losses, grad_norms;
   // Gradients of the first step by parameter, as they enter the optimizer (summed over replicas).
   std::map<std::string, std::vector<double>> first_gradients;
-  std::map<std::string, std::vector<double>> weights;  // exact, after the last step
+  // Exact weights and moments by their checkpoint names, after the last step.
+  std::map<std::string, std::vector<double>> state;
 };
 
-std::map<std::string, std::vector<double>> exact_weights(app::Trainer& trainer);
+// Collective: what a checkpoint would hold, put together from all ranks.
+std::map<std::string, std::vector<double>> logical_state(comm::ProcessGrid& grid,
+                                                         app::Trainer& trainer);
 
 // Trains `deck` for `steps` steps on the grid that fits `world`. Collective over `world`.
 Trace train(const comm::Communicator& world, const app::Deck& deck, std::int64_t steps,
-            const app::Sabotage& sabotage = {});
+            const model::Sabotage& sabotage = {});
 
 // Relative Frobenius distance |a - b| / max(|b|, floor).
 double deviation(const std::vector<double>& a, const std::vector<double>& b, double floor = 0.0);

@@ -11,7 +11,7 @@ Trace one_rank(app::Deck deck, std::int64_t steps) {
 }
 
 ParityResult compare(const app::Deck& deck, const GridCase& grid_case, const Trace& reference,
-                     const ParityBounds& bounds, const app::Sabotage& sabotage) {
+                     const ParityBounds& bounds, const model::Sabotage& sabotage) {
   const auto world = comm::Communicator::world();
   const bool inside = world.rank() < grid_case.ranks;
   const auto part = world.split(inside ? 0 : -1, world.rank());

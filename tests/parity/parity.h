@@ -34,7 +34,7 @@ struct ParityResult {
 // the reference by itself, and all return the same comparison (ranks outside the grid get rank
 // 0's).
 ParityResult compare(const app::Deck& deck, const GridCase& grid_case, const Trace& reference,
-                     const ParityBounds& bounds, const app::Sabotage& sabotage = {});
+                     const ParityBounds& bounds, const model::Sabotage& sabotage = {});
 
 // The reference: the deck on one rank.
 Trace one_rank(app::Deck deck, std::int64_t steps);

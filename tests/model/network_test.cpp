@@ -1,11 +1,11 @@
 // The whole network against finite differences of its own loss, and what its arena and FLOP counts
 // claim.
-#include "model/transformer.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <vector>
+
+#include "harness/one_rank.h"
 
 namespace pg::model {
 namespace {
@@ -38,13 +38,10 @@ ModelConfig gpt2() {
   return c;
 }
 
-class Network {
+class Network : public testing::OneRank {
  public:
-  explicit Network(const ModelConfig& c)
-      : kernels(make_cpu_kernels(1)),
-        params(ParamTable(c), DType::kF64),
-        model(c, params, *kernels, 3),
-        arena(activation_bytes(c, DType::kF64, 2, 7)) {
+  explicit Network(const ModelConfig& c, RecomputePlan recompute = {})
+      : OneRank(c, DType::kF64, 2, 7, 3, recompute) {
     params.initialise(2);
     // Spread the values: with the small initial ones gradients of q and k are near zero.
     for (std::size_t id = 0; id < params.table().size(); ++id) {
@@ -64,15 +61,11 @@ class Network {
     };
     batch = {2, 7, view(tokens), view(positions), view(targets), samples};
   }
-  double loss() {
+  double step() {
     kernels->fill_zero(params.all_grads());
-    return model.forward_backward(arena, batch, 1.0);
+    return forward_backward(batch, 1.0);
   }
 
-  std::unique_ptr<Kernels> kernels;
-  ParamStore params;
-  Transformer model;
-  Arena arena;
   std::vector<std::int32_t> tokens, targets, positions;
   std::vector<std::int64_t> samples{11, 42};
   MicroBatch batch;
@@ -84,7 +77,7 @@ class Network {
 TEST(Transformer, every_parameter_s_gradient_matches_finite_differences) {
   for (const auto& config : {llama(), gpt2()}) {
     Network net(config);
-    net.loss();
+    net.step();
     std::vector<std::vector<double>> gradients;
     for (std::size_t id = 0; id < net.params.table().size(); ++id) {
       const auto* g = net.params.grad(id).data<double>();
@@ -96,9 +89,9 @@ TEST(Transformer, every_parameter_s_gradient_matches_finite_differences) {
         double& w = net.params.weight(id).data<double>()[e];
         const double at = w, h = 1e-5;
         w = at + h;
-        const double above = net.loss();
+        const double above = net.step();
         w = at - h;
-        const double below = net.loss();
+        const double below = net.step();
         w = at;
         const double slope = (above - below) / (2 * h);
         EXPECT_NEAR(gradients[id][static_cast<std::size_t>(e)], slope, 1e-6 * (1 + std::abs(slope)))
@@ -108,39 +101,64 @@ TEST(Transformer, every_parameter_s_gradient_matches_finite_differences) {
   }
 }
 
-TEST(Transformer, the_arena_is_used_up_to_the_planned_byte_and_released) {
+TEST(Transformer, activation_memory_is_used_up_to_the_planned_byte) {
   for (const auto& config : {llama(), gpt2()}) {
-    Network net(config);
-    const auto before = net.arena.mark();
-    net.loss();
-    EXPECT_EQ(net.arena.mark(), before);
-    EXPECT_EQ(net.arena.high_water(), activation_bytes(config, DType::kF64, 2, 7));
+    for (const auto mode : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
+      Network net(config, {mode, 0});
+      net.step();
+      net.step();
+      EXPECT_EQ(net.model.high_water(), net.model.planned().total());
+    }
+  }
+}
+
+// Same kernels, same operands: not a digit differs, dropout included.
+TEST(Transformer, recomputation_gives_the_same_bits) {
+  for (const auto& config : {llama(), gpt2()}) {
+    Network plain(config);
+    const double loss = plain.step();
+    for (const auto& plan : {RecomputePlan{Recompute::kSelective, 0},
+                             RecomputePlan{Recompute::kFull, 0},
+                             RecomputePlan{Recompute::kFull, 1},
+                             RecomputePlan{Recompute::kSelective, 1}}) {
+      Network again(config, plan);
+      EXPECT_EQ(again.step(), loss);
+      for (std::size_t id = 0; id < plain.params.table().size(); ++id) {
+        const auto* a = plain.params.grad(id).data<double>();
+        const auto* b = again.params.grad(id).data<double>();
+        for (std::int64_t e = 0; e < plain.params.table()[id].elements(); ++e) {
+          ASSERT_EQ(a[e], b[e]) << plain.params.table()[id].name;
+        }
+      }
+    }
   }
 }
 
 TEST(Transformer, places_complete_once_each_from_head_to_embedding) {
   Network net(llama());
-  std::vector<std::int64_t> places;
-  net.model.forward_backward(net.arena, net.batch, 1.0,
-                             [&](std::int64_t place) { places.push_back(place); });
-  EXPECT_EQ(places, (std::vector<std::int64_t>{3, 2, 1, 0}));
+  net.step();
+  EXPECT_EQ(net.use.done, (std::vector<std::int64_t>{3, 2, 1, 0}));
+  // The tied head's share of the token table waits for the embedding's.
+  Network tied(gpt2());
+  tied.step();
+  EXPECT_EQ(tied.use.done, (std::vector<std::int64_t>{3, 2, 1, 0, 4}));
 }
 
 TEST(Transformer, gradients_add_up_over_micro_batches) {
   Network net(llama());
-  net.loss();
+  net.step();
   const auto id = net.params.table().id("blocks.0.attention.k.weight");
   const double once = net.params.grad(id).data<double>()[5];
-  net.model.forward_backward(net.arena, net.batch, 1.0);
+  net.forward_backward(net.batch, 1.0);
   EXPECT_NEAR(net.params.grad(id).data<double>()[5], 2 * once, 1e-12 * std::abs(once));
 }
 
 TEST(Transformer, loss_alone_has_no_dropout_and_no_gradients) {
   Network net(gpt2());
   net.kernels->fill_zero(net.params.all_grads());
-  const double plain = net.model.loss(net.arena, net.batch);
-  EXPECT_NE(plain, net.model.forward_backward(net.arena, net.batch, 0.0));
-  EXPECT_EQ(plain, net.model.loss(net.arena, net.batch));
+  const double plain = net.loss(net.batch);
+  EXPECT_NE(plain, net.forward_backward(net.batch, 0.0));
+  EXPECT_EQ(plain, net.loss(net.batch));
   EXPECT_EQ(net.kernels->sum_of_squares(net.params.all_grads()), 0.0);
 }
 

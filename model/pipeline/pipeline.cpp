@@ -1,0 +1,312 @@
+#include "model/pipeline/pipeline.h"
+
+#include <algorithm>
+
+#include "model/buffer_view.h"
+#include "model/optim/zero.h"
+#include "model/pipeline/stream_pool.h"
+#include "model/pipeline/verify_schedule.h"
+
+namespace pg::model {
+
+namespace {
+
+ScheduleShape shape_of(const PipelineOptions& options, const Sharding& sharding) {
+  return {options.schedule, sharding.pp, sharding.chunks, options.micro_batches};
+}
+
+// Memory of one micro-batch between its forward and its backward.
+struct Slot {
+  Arena keep = Arena::dry();
+  ModelChunk::Saved saved;
+  TensorView input;
+  comm::Pending sending;  // saved.dr, to the stage before
+  int micro = -1;         // -1: free
+
+  explicit Slot(Arena arena) : keep(std::move(arena)) {}
+};
+
+struct ChunkState {
+  ModelChunk chunk;
+  std::vector<Slot> slots;
+};
+
+}  // namespace
+
+std::int64_t ActivationBytes::total() const {
+  auto all = scratch + recompute + messages;
+  for (std::size_t c = 0; c < slot.size(); ++c) all += slot[c] * slots[c];
+  return all;
+}
+
+struct Pipeline::Impl {
+  ModelConfig config;
+  PipelineOptions options;
+  ParamStore& params;
+  Kernels& kernels;
+  Groups groups;
+  std::int64_t seed;
+  PlaceUse& use;
+  TensorParallel tensor;
+  Sharding sharding;
+  std::vector<Action> training;
+  ActivationBytes planned;
+  std::vector<ChunkState> chunks;
+  Arena scratch, recompute, messages;
+  StreamPool activations, gradients;
+
+  // Without `sizes`: arenas that only count.
+  Impl(const ModelConfig& c, const PipelineOptions& o, ParamStore& p, Kernels& k, Groups g,
+       std::int64_t s, PlaceUse& u, const ActivationBytes* sizes)
+      : config(c),
+        options(o),
+        params(p),
+        kernels(k),
+        groups(std::move(g)),
+        seed(s),
+        use(u),
+        tensor(p.layout().sharding(), *groups.tensor),
+        sharding(p.layout().sharding()),
+        training(make_schedule(shape_of(o, sharding), sharding.stage)),
+        scratch(sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->scratch))),
+        recompute(sizes == nullptr ? Arena::dry()
+                                   : Arena(static_cast<std::size_t>(sizes->recompute))),
+        messages(sizes == nullptr ? Arena::dry()
+                                  : Arena(static_cast<std::size_t>(sizes->messages))) {
+    PG_ASSERT(static_cast<int>(p.layout().parts().size()) == sharding.chunks, "{} chunks of {}",
+              p.layout().parts().size(), sharding.chunks);
+    const auto slots = slots_needed();
+    for (std::size_t i = 0; i < p.layout().parts().size(); ++i) {
+      chunks.push_back({ModelChunk(p.layout().rank_config(), p.layout(), p.layout().parts()[i],
+                                   options.recompute),
+                        {}});
+      for (int n = 0; n < slots[i]; ++n) {
+        chunks[i].slots.emplace_back(
+            sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->slot[i])));
+      }
+    }
+    const auto need = streams_needed(training, sharding);
+    const auto validation = streams_needed(forward_list(options.micro_batches), sharding);
+    fill(activations, std::max(need.activations, validation.activations));
+    fill(gradients, need.gradients);
+    planned.slots = slots;
+    if (sizes != nullptr) planned = *sizes;
+  }
+
+  std::vector<Action> forward_list(int count) const {
+    auto shape = shape_of(options, sharding);
+    shape.micro_batches = count;
+    return make_forward_schedule(shape, sharding.stage);
+  }
+
+  std::vector<int> slots_needed() const {
+    auto slots = live_slots(training, sharding.chunks);
+    for (const int count : {options.micro_batches, 2 * sharding.pp}) {
+      const auto validating = live_slots(forward_list(count), sharding.chunks);
+      for (std::size_t c = 0; c < slots.size(); ++c) slots[c] = std::max(slots[c], validating[c]);
+    }
+    return slots;
+  }
+
+  std::int64_t rows() const { return tensor.rows(options.sequences * options.seq); }
+
+  void fill(StreamPool& pool, int streams) {
+    for (int i = 0; i < streams; ++i) {
+      pool.add(messages.push(params.compute(), {rows(), config.hidden}));
+    }
+  }
+
+  LayerContext context(Slot& slot, const MicroBatch& batch, bool train) {
+    return {kernels, slot.keep, scratch, params.layout().rank_config(), params, tensor,
+            batch,   seed,      train};
+  }
+
+  Slot& take_slot(int chunk, int micro) {
+    for (auto& slot : chunks[static_cast<std::size_t>(chunk)].slots) {
+      if (slot.micro >= 0) continue;
+      slot.sending.wait();
+      slot.keep.release(0);
+      slot.micro = micro;
+      return slot;
+    }
+    throw fail(ExitCode::kBug, "bug: no slot for micro-batch {} of chunk {}", micro, chunk);
+  }
+
+  Slot& slot_of(int chunk, int micro) {
+    for (auto& slot : chunks[static_cast<std::size_t>(chunk)].slots) {
+      if (slot.micro == micro) return slot;
+    }
+    throw fail(ExitCode::kBug, "bug: micro-batch {} is not in chunk {}", micro, chunk);
+  }
+
+  bool receives(int chunk) const { return sharding.stage > 0 || chunk > 0; }
+
+  // Between two ranks order alone tells messages apart, as the schedule promises; tags only make a
+  // broken promise visible.
+  int tag(const Message& message) const {
+    return (message.sender * 2 + (message.gradient ? 1 : 0)) * (1 << 12) +
+           message.micro % (1 << 12);
+  }
+
+  comm::Pending send(const Action& action, TensorView stream) {
+    const auto message = *message_of(action, sharding.stage, sharding.pp);
+    return groups.pipeline->send(buffer_view(stream), message.to, tag(message));
+  }
+
+  void receive(const Action& action, TensorView stream) {
+    const auto message = *message_of(action, sharding.stage, sharding.pp);
+    groups.pipeline->recv(buffer_view(stream), message.from, tag(message)).wait();
+  }
+
+  double forward(const Action& action, const MicroBatchOf& micro, double loss_scale, bool train) {
+    auto& state = chunks[static_cast<std::size_t>(action.chunk)];
+    auto& slot = receives(action.chunk) ? slot_of(action.chunk, action.micro)
+                                        : take_slot(action.chunk, action.micro);
+    const auto batch = micro(action.micro);
+    const auto out =
+        state.chunk.head() ? TensorView() : activations.open(action.chunk, action.micro);
+    return state.chunk.forward(context(slot, batch, train), recompute, slot.saved, slot.input, out,
+                               loss_scale, use);
+  }
+
+  void backward(const Action& action, const MicroBatchOf& micro) {
+    auto& state = chunks[static_cast<std::size_t>(action.chunk)];
+    auto& slot = slot_of(action.chunk, action.micro);
+    const auto batch = micro(action.micro);
+    const auto dr = state.chunk.head() ? slot.saved.dr : gradients.at(action.chunk, action.micro);
+    state.chunk.backward(context(slot, batch, /*train=*/true), recompute, slot.saved, dr, use);
+    if (receives(action.chunk)) return;  // until its gradient is on its way
+    if (!state.chunk.head()) gradients.close(action.chunk, action.micro, {});
+    slot.micro = -1;
+  }
+
+  void send_gradient(const Action& action) {
+    auto& slot = slot_of(action.chunk, action.micro);
+    if (chunks[static_cast<std::size_t>(action.chunk)].chunk.head()) {
+      slot.sending = send(action, slot.saved.dr);
+    } else {
+      gradients.close(action.chunk, action.micro,
+                      send(action, gradients.at(action.chunk, action.micro)));
+    }
+    slot.micro = -1;
+  }
+
+  double run(const std::vector<Action>& list, const MicroBatchOf& micro, double loss_scale,
+             int count, bool train) {
+    double loss = 0.0;
+    for (const auto& action : list) {
+      use.micro_batch(action.micro == count - 1);
+      switch (action.kind) {
+        case ActionKind::kRecvActivation: {
+          auto& slot = take_slot(action.chunk, action.micro);
+          slot.input = slot.keep.push(params.compute(), {rows(), config.hidden});
+          receive(action, slot.input);
+          break;
+        }
+        case ActionKind::kForward:
+          loss += forward(action, micro, loss_scale, train);
+          if (!train) slot_of(action.chunk, action.micro).micro = -1;
+          break;
+        case ActionKind::kSendActivation:
+          activations.close(action.chunk, action.micro,
+                            send(action, activations.at(action.chunk, action.micro)));
+          break;
+        case ActionKind::kRecvGradient:
+          receive(action, gradients.open(action.chunk, action.micro));
+          break;
+        case ActionKind::kBackward:
+          backward(action, micro);
+          break;
+        case ActionKind::kSendGradient:
+          send_gradient(action);
+          break;
+      }
+    }
+    settle();
+    return loss;
+  }
+
+  void settle() {
+    activations.settle();
+    gradients.settle();
+    for (auto& state : chunks) {
+      for (auto& slot : state.slots) slot.sending.wait();
+    }
+  }
+};
+
+Pipeline::Pipeline(const ModelConfig& config, const PipelineOptions& options, ParamStore& params,
+                   Kernels& kernels, Groups groups, std::int64_t seed, PlaceUse& use) {
+  const auto sizes = activation_bytes(config, params.layout(), params.compute(), options);
+  impl_ = std::make_unique<Impl>(config, options, params, kernels, std::move(groups), seed, use,
+                                 &sizes);
+}
+
+Pipeline::~Pipeline() = default;
+
+double Pipeline::forward_backward(const MicroBatchOf& micro, double loss_scale) {
+  return impl_->run(impl_->training, micro, loss_scale, impl_->options.micro_batches, true);
+}
+
+double Pipeline::loss(const MicroBatchOf& micro, int count) {
+  return impl_->run(impl_->forward_list(count), micro, 0.0, count, false);
+}
+
+void Pipeline::logits(const MicroBatch& batch, TensorView logits) {
+  auto& p = *impl_;
+  PG_ASSERT(p.sharding.pp == 1, "logits on {} stages", p.sharding.pp);
+  auto& slot = p.take_slot(0, 0);
+  p.chunks[0].chunk.logits(p.context(slot, batch, false), p.recompute, {}, logits, p.use);
+  slot.micro = -1;
+}
+
+const ActivationBytes& Pipeline::planned() const {
+  return impl_->planned;
+}
+
+std::int64_t Pipeline::high_water() const {
+  const auto& p = *impl_;
+  std::int64_t all = 0;
+  for (const auto* arena : {&p.scratch, &p.recompute, &p.messages}) {
+    all += static_cast<std::int64_t>(arena->high_water());
+  }
+  for (const auto& state : p.chunks) {
+    for (const auto& slot : state.slots) all += static_cast<std::int64_t>(slot.keep.high_water());
+  }
+  return all;
+}
+
+ActivationBytes activation_bytes(const ModelConfig& config, const ParamLayout& layout,
+                                 DType compute, const PipelineOptions& options) {
+  const auto kernels = make_dry_kernels();
+  const auto groups = dry_groups(layout.sharding(), config.kv_heads);
+  ParamStore params(layout, compute, Buffer::Kind::kDry);
+  WeightGatherer weights(params, *kernels, groups.replicas);
+  GradReducer grads(params, *kernels, groups);
+  ZeroPlaceUse use(weights, grads);
+  Pipeline::Impl dry(config, options, params, *kernels, groups, /*seed=*/0, use, nullptr);
+
+  MicroBatch batch;
+  batch.sequences = options.sequences;
+  batch.seq = options.seq;
+  for (auto* view : {&batch.tokens, &batch.positions, &batch.targets}) {
+    *view = TensorView(nullptr, DType::kI32, {batch.tokens_count()});
+  }
+  dry.run(
+      dry.training, [&](int) { return batch; }, 1.0, options.micro_batches, true);
+
+  ActivationBytes bytes = dry.planned;
+  for (const auto& state : dry.chunks) {
+    std::int64_t largest = 0;
+    for (const auto& slot : state.slots) {
+      largest = std::max(largest, static_cast<std::int64_t>(slot.keep.high_water()));
+    }
+    bytes.slot.push_back(largest);
+  }
+  bytes.scratch = static_cast<std::int64_t>(dry.scratch.high_water());
+  bytes.recompute = static_cast<std::int64_t>(dry.recompute.high_water());
+  bytes.messages = static_cast<std::int64_t>(dry.messages.high_water());
+  return bytes;
+}
+
+}  // namespace pg::model
