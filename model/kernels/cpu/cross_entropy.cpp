@@ -22,8 +22,8 @@ double loss_of_row(const A* x, D* gradient, A* kept, A* shifts, std::int64_t n, 
     return 0.0;
   }
   const double at_target = static_cast<double>(x[target]);  // before the gradient overwrites it
-  const auto lse = cpu::log_sum_exp(x, gradient == nullptr ? nullptr : kept, shifts, n);
-  const double shift = lse.shift(), sum = lse.sum;
+  const auto [top, shift, sum] =
+      cpu::log_sum_exp(x, gradient == nullptr ? nullptr : kept, shifts, n);
   if (gradient != nullptr) {
     for (std::int64_t b = 0; b < blocks_of(n); ++b) {
       const auto factor =

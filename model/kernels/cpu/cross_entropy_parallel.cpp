@@ -70,7 +70,7 @@ void CpuKernels::cross_entropy_combine(TensorView losses, TensorView merged, Ten
   cpu::for_rows(rows, 3 * ranks, [&](std::int64_t n) {
     double top = -std::numeric_limits<double>::infinity();
     for (std::int64_t r = 0; r < ranks; ++r) top = std::max(top, stats[3 * (r * rows + n)]);
-    const double shift = cpu::LogSumExp::shift_of(top);
+    const double shift = cpu::shift_below(top);
     double sum = 0.0, at_target = 0.0;
     for (std::int64_t r = 0; r < ranks; ++r) {
       const double* const part = stats + 3 * (r * rows + n);
@@ -101,7 +101,7 @@ void CpuKernels::cross_entropy_gradient(TensorView dlogits, TensorView logits, T
         return;
       }
       const A* const x = in[n];
-      const double shift = cpu::LogSumExp::shift_of(whole[2 * n]), sum = whole[2 * n + 1];
+      const double shift = cpu::shift_below(whole[2 * n]), sum = whole[2 * n + 1];
       const std::int64_t at = local_column(target[n], first_id, in.width);
       const double at_target = at < 0 ? 0.0 : static_cast<double>(x[at]);  // may be overwritten
       const A below = static_cast<A>(shift), factor = static_cast<A>(scale / sum);

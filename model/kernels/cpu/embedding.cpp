@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "model/kernels/cpu/cpu_kernels.h"
 #include "model/kernels/cpu/elements.h"
@@ -55,19 +56,16 @@ void CpuKernels::embedding_forward(TensorView x, TensorView tokens, TensorView p
   const std::int32_t* const position = position_table.empty() ? nullptr : indices(positions, n);
   cpu::dispatch(x.dtype(), [&]<class T>() {
     const cpu::Rows<T> out(x), by_token(token_table), by_position(position_table);
+    const std::vector<T> zeros(width);  // the row of an id that another rank holds
     cpu::for_rows(n, width, [&](std::int64_t row) {
       T* const to = out[row];
       const std::int64_t id = token[row] - first_id;
-      const T* const from = id >= 0 && id < by_token.n ? by_token[id] : nullptr;
-      const T* const place = position != nullptr ? by_position[position[row]] : nullptr;
-      if (from == nullptr && place == nullptr) {
-        std::fill_n(to, width, T{});
+      const T* const from = id >= 0 && id < by_token.n ? by_token[id] : zeros.data();
+      if (position == nullptr) {
+        std::memcpy(to, from, width * sizeof(T));
         return;
       }
-      if (from == nullptr || place == nullptr) {
-        std::memcpy(to, from != nullptr ? from : place, width * sizeof(T));
-        return;
-      }
+      const T* const place = by_position[position[row]];
 #pragma omp simd
       for (std::int64_t c = 0; c < width; ++c) {
         cpu::put(to[c], cpu::load(from[c]) + cpu::load(place[c]));
