@@ -52,6 +52,10 @@ class Pending {
   std::function<void()> wait_;
 };
 
+// The tags of messages are 0..kLastTag: every MPI has tags to 32767, the last of which is kept for
+// the exchanges inside a collective.
+inline constexpr int kLastTag = 32766;
+
 class Group {
  public:
   virtual ~Group() = default;
@@ -67,11 +71,14 @@ class Group {
   // recv; no other overlap.
   virtual Pending all_gather(BufferView send, BufferView recv) = 0;
   // send.count == recv.count * size(); rank r gets the reduced r-th part. In place when recv is
-  // this rank's own part of send (the other parts stay as they were); no other overlap.
+  // this rank's own part of send (the other parts stay as they were); no other overlap. Summed in
+  // rank order, at the wait; until then the call holds the parts of the others, size() - 1 times
+  // recv.bytes().
   virtual Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) = 0;
   virtual Pending broadcast(BufferView inout, int root) = 0;
-  // Messages between two ranks with one tag (>= 0) arrive in the order they were sent, and have the
-  // receiver's count. No elements is a message too.
+  // Neither waits for the other side; any number may be in flight.
+  // Messages between two ranks with one tag (0..kLastTag) arrive in the order they were sent, and
+  // have the receiver's count. No elements is a message too.
   virtual Pending send(BufferView buffer, int to, int tag) = 0;
   virtual Pending recv(BufferView buffer, int from, int tag) = 0;
   virtual void barrier() = 0;

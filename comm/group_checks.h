@@ -21,6 +21,11 @@ inline void require_rank(const Group& group, int rank) {
             group.size());
 }
 
+// Negative tags are MPI's wildcard; what lies above kLastTag is for the groups themselves.
+inline void require_tag(const Group& group, int tag) {
+  PG_ASSERT(tag >= 0 && tag <= kLastTag, "tag {} on group {}", tag, group.name());
+}
+
 // Where rank `index`'s part of a gathered buffer begins.
 inline char* part_of(const BufferView& whole, std::size_t count, int index) {
   return static_cast<char*>(whole.data) +
@@ -33,15 +38,19 @@ inline bool overlap(const BufferView& a, const BufferView& b) {
   return x < y + b.bytes() && y < x + a.bytes();
 }
 
-// `part` is one rank's share of `whole`.
-inline void require_parts(const Group& group, const BufferView& part, const BufferView& whole) {
-  require_host(group, part);
-  require_host(group, whole);
+// `part` is one rank's share of `whole`, wherever they lie.
+inline void require_part_of(const Group& group, const BufferView& part, const BufferView& whole) {
   PG_ASSERT(part.dtype == whole.dtype, "group {}: {} and {}", group.name(), dtype_name(part.dtype),
             dtype_name(whole.dtype));
   PG_ASSERT(whole.count == part.count * static_cast<std::size_t>(group.size()),
             "group {}: {} elements for {} ranks of {}", group.name(), whole.count, group.size(),
             part.count);
+}
+
+inline void require_parts(const Group& group, const BufferView& part, const BufferView& whole) {
+  require_host(group, part);
+  require_host(group, whole);
+  require_part_of(group, part, whole);
 }
 
 inline bool gathers_in_place(const Group& group, const BufferView& send, const BufferView& recv) {

@@ -1,6 +1,8 @@
 // Group over MPI: non-blocking calls on host buffers.
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <memory>
 #include <vector>
 
 #include "comm/error.h"
@@ -12,6 +14,20 @@ namespace pg::comm {
 namespace {
 
 using mpi::check;
+
+// One call after another on a group meets in that order, so one tag serves all exchanges.
+constexpr int kExchangeTag = kLastTag + 1;
+
+char* at(const BufferView& buffer, std::size_t element) {
+  return static_cast<char*>(buffer.data) + element * dtype_size(buffer.dtype);
+}
+
+template <class Start>  // start(first element, elements)
+void for_pieces(std::size_t count, std::size_t longest, Start start) {
+  for (std::size_t done = 0; done < count; done += longest) {
+    start(done, static_cast<int>(std::min(longest, count - done)));
+  }
+}
 
 // What a call in flight needs, shared with its Pending, which may outlive the group.
 struct Core {
@@ -51,7 +67,7 @@ struct Call {
   std::shared_ptr<const Core> core;
   const char* operation;
   std::vector<MPI_Request> requests;
-  std::vector<int> receives;  // elements each request must bring; empty: collectives and sends
+  std::vector<int> receives;  // elements the first requests must bring; the others bring none
   MPI_Datatype element = MPI_DATATYPE_NULL;
   std::vector<std::shared_ptr<RowType>> rows;  // in use until the requests are complete
 
@@ -63,13 +79,46 @@ struct Call {
     for (std::size_t i = 0; i < requests.size(); ++i) {
       MPI_Status status;
       checked(MPI_Wait(&requests[i], &status));
-      if (receives.empty()) continue;
+      if (i >= receives.size()) continue;
       // MPI takes a message shorter than its buffer for granted; here it would leave old values.
       int count = 0;
       checked(MPI_Get_count(&status, element, &count));
       PG_ASSERT(count == receives[i], "{} on group {}: {} of {} elements came from rank {}",
                 operation, core->name, count, receives[i], status.MPI_SOURCE);
     }
+  }
+};
+
+// The end of a reduce_scatter: this rank's part of all ranks, added up in rank order.
+struct PartSum {
+  std::shared_ptr<const Core> core;
+  int size, rank;
+  std::size_t longest;
+  MPI_Op op;
+  BufferView recv, own{};               // `own` may be `recv`
+  std::shared_ptr<char[]> theirs = {};  // the parts of the other ranks, in rank order
+
+  // Where the part of rank `other` belongs.
+  BufferView from(int other) const {
+    const auto slot = static_cast<std::size_t>(other < rank ? other : other - 1);
+    return {theirs.get() + slot * recv.bytes(), recv.count, recv.dtype};
+  }
+
+  void run() const {
+    const BufferView sum = rank == 0 ? recv : from(0);
+    if (rank == 0) copy(own, sum);
+    for (int r = 1; r < size; ++r) {
+      const BufferView next = r == rank ? own : from(r);
+      for_pieces(sum.count, longest, [&](std::size_t done, int count) {
+        check(MPI_Reduce_local(at(next, done), at(sum, done), count, mpi::datatype(sum.dtype), op),
+              core->name, "reduce_scatter");
+      });
+    }
+    copy(sum, recv);
+  }
+
+  static void copy(const BufferView& source, const BufferView& target) {
+    if (source.data != target.data) std::memcpy(target.data, source.data, target.bytes());
   }
 };
 
@@ -116,23 +165,31 @@ class MpiGroup final : public Group {
     return pending(std::move(call));
   }
 
-  // One reduction a part, to the rank that keeps it: every rank sends each part of the others once,
-  // which is the least there is.
+  // Pairwise exchange: each part goes straight to the rank that keeps it, so that every rank sends
+  // the parts of the others once, which is the least there is. (On Open MPI 4.1, MPI_Ireduce to
+  // each root sends up to 1.6 times as much and takes two to three times as long;
+  // MPI_Reduce_scatter_block sends up to 1.5 times as much.)
   Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) override {
     require_reduce_scatter(*this, send, recv);
+    if (recv.count == 0) return {};
     Call call = begin("reduce_scatter", send.dtype);
-    const auto reduction = core_->reductions.op(send.dtype, op);
-    const bool in_place = scatters_in_place(*this, send, recv);
-    for (int root = 0; root < size_; ++root) {
-      for_pieces(recv.count, [&](std::size_t done, int count) {
-        const void* from = at(send, static_cast<std::size_t>(root) * recv.count + done);
-        void* to = root == rank_ ? at(recv, done) : nullptr;
-        if (root == rank_ && in_place) from = MPI_IN_PLACE;
-        call.checked(
-            MPI_Ireduce(from, to, count, call.element, reduction, root, core_->comm, call.add()));
-      });
+    PartSum sum{core_, size_, rank_, longest_, core_->reductions.op(send.dtype, op), recv};
+    sum.own = part(send, recv.count, rank_);
+    sum.theirs =
+        std::make_shared_for_overwrite<char[]>(recv.bytes() * static_cast<std::size_t>(size_ - 1));
+    for (int step = 1; step < size_; ++step) {
+      const int from = (rank_ + size_ - step) % size_;
+      start_recv(call, sum.from(from), from, kExchangeTag);
     }
-    return pending(std::move(call));
+    // The next rank first, so that no rank is the first target of all.
+    for (int step = 1; step < size_; ++step) {
+      const int to = (rank_ + step) % size_;
+      start_send(call, part(send, recv.count, to), to, kExchangeTag);
+    }
+    return Pending([call = std::move(call), sum = std::move(sum)]() mutable {
+      call.complete();
+      sum.run();
+    });
   }
 
   Pending broadcast(BufferView inout, int root) override {
@@ -149,32 +206,25 @@ class MpiGroup final : public Group {
   Pending send(BufferView buffer, int to, int tag) override {
     require_message(buffer, to, tag);
     Call call = begin("send", buffer.dtype);
-    for_messages(buffer.count, [&](std::size_t done, int count) {
-      call.checked(
-          MPI_Isend(at(buffer, done), count, call.element, to, tag, core_->comm, call.add()));
-    });
+    start_send(call, buffer, to, tag);
     return pending(std::move(call));
   }
 
   Pending recv(BufferView buffer, int from, int tag) override {
     require_message(buffer, from, tag);
     Call call = begin("recv", buffer.dtype);
-    for_messages(buffer.count, [&](std::size_t done, int count) {
-      call.receives.push_back(count);
-      call.checked(
-          MPI_Irecv(at(buffer, done), count, call.element, from, tag, core_->comm, call.add()));
-    });
+    start_recv(call, buffer, from, tag);
     return pending(std::move(call));
   }
 
   void barrier() override { check(MPI_Barrier(core_->comm), core_->name, "barrier"); }
 
  private:
-  // Negative numbers are MPI's wildcards and its null process: never meant here.
+  // Negative ranks are MPI's wildcard and its null process: never meant here.
   void require_message(const BufferView& buffer, int peer, int tag) const {
     require_host(*this, buffer);
     require_rank(*this, peer);
-    PG_ASSERT(tag >= 0, "tag {} on group {}", tag, core_->name);
+    require_tag(*this, tag);
   }
 
   Call begin(const char* operation, DType type) const {
@@ -190,15 +240,28 @@ class MpiGroup final : public Group {
     return Pending([call = std::move(call)]() mutable { call.complete(); });
   }
 
-  static char* at(const BufferView& buffer, std::size_t element) {
-    return static_cast<char*>(buffer.data) + element * dtype_size(buffer.dtype);
+  static BufferView part(const BufferView& whole, std::size_t count, int index) {
+    return {part_of(whole, count, index), count, whole.dtype, whole.device};
+  }
+
+  void start_send(Call& call, const BufferView& buffer, int to, int tag) const {
+    for_messages(buffer.count, [&](std::size_t done, int count) {
+      call.checked(
+          MPI_Isend(at(buffer, done), count, call.element, to, tag, core_->comm, call.add()));
+    });
+  }
+
+  void start_recv(Call& call, const BufferView& buffer, int from, int tag) const {
+    for_messages(buffer.count, [&](std::size_t done, int count) {
+      call.receives.push_back(count);
+      call.checked(
+          MPI_Irecv(at(buffer, done), count, call.element, from, tag, core_->comm, call.add()));
+    });
   }
 
   template <class Start>  // start(first element, elements)
   void for_pieces(std::size_t count, Start start) const {
-    for (std::size_t done = 0; done < count; done += longest_) {
-      start(done, static_cast<int>(std::min(longest_, count - done)));
-    }
+    pg::comm::for_pieces(count, longest_, start);
   }
 
   // As for_pieces, but no elements are a message too: it says that the sender got there.

@@ -15,14 +15,31 @@ struct ProcessGrid::Impl {
   std::string host = host_name();
   int local_rank = 0, local_size = 1;
   bool tensor_ranks_share_host = true;
-  std::unique_ptr<Group> world, dense_replicas, expert_replicas, batch;
+  Traffic traffic;
+  std::unique_ptr<Group> world, dense_replicas, expert_replicas, batch, pipeline_ends;
   std::array<std::unique_ptr<Group>, kAxes> axes;
 
-  std::unique_ptr<Group> cut(AxisSet kept, std::string name) const {
+  std::unique_ptr<Group> counted(Communicator members, std::string name) {
+    return make_counted_group(make_mpi_group(std::move(members), std::move(name)), traffic);
+  }
+
+  std::unique_ptr<Group> cut(AxisSet kept, std::string name) {
     if (shape.size(kept) == 1) return make_self_group(std::move(name));
     std::vector<bool> keep;
     for (int a = 0; a < kAxes; ++a) keep.push_back(kept.has(static_cast<Axis>(a)));
-    return make_mpi_group(cartesian.cut(keep), std::move(name));
+    return counted(cartesian.cut(keep), std::move(name));
+  }
+
+  std::unique_ptr<Group> ends() {
+    const int stages = shape.size(Axis::kPP);
+    const std::string name = "pp ends";
+    if (stages == 1) return make_self_group(name);
+    // The rank of the stage-0 member tells the other four coordinates.
+    Coord first = coord;
+    first[Axis::kPP] = 0;
+    const bool end = coord[Axis::kPP] == 0 || coord[Axis::kPP] == stages - 1;
+    auto pair = cartesian.split(end ? to_int(shape.rank(first)) : -1, cartesian.rank());
+    return end ? counted(std::move(pair), name) : make_self_group(name);
   }
 };
 
@@ -39,7 +56,7 @@ ProcessGrid::ProcessGrid(const Communicator& world, const GridShape& shape)
   g.coord = shape.coord(WorldRank{g.cartesian.rank()});
 
   // Every rank makes every group in this order: MPI_Cart_sub is collective.
-  g.world = g.shape.world() == 1 ? make_self_group("world") : make_mpi_group(g.cartesian, "world");
+  g.world = g.shape.world() == 1 ? make_self_group("world") : g.counted(g.cartesian, "world");
   for (int a = 0; a < kAxes; ++a) {
     const auto axis = static_cast<Axis>(a);
     g.axes[a] = g.cut({axis}, axis_name(axis));
@@ -47,6 +64,7 @@ ProcessGrid::ProcessGrid(const Communicator& world, const GridShape& shape)
   g.dense_replicas = g.cut(kDenseReplicas, "dp*ep*cp");
   g.expert_replicas = g.cut(kExpertReplicas, "dp*cp");
   g.batch = g.cut(kBatch, "dp*ep");
+  g.pipeline_ends = g.ends();
 
   const auto node = make_mpi_group(g.cartesian.split_by_host(), "node");
   g.local_rank = node->rank();
@@ -59,6 +77,7 @@ ProcessGrid::ProcessGrid(const Communicator& world, const GridShape& shape)
   const std::int64_t inside =
       all_reduce(tensor, node_id, ReduceOp::kMin) == all_reduce(tensor, node_id, ReduceOp::kMax);
   g.tensor_ranks_share_host = all_reduce(*g.world, inside, ReduceOp::kMin) == 1;
+  g.traffic.reset();  // of this constructor
 }
 
 ProcessGrid::ProcessGrid(ProcessGrid&&) noexcept = default;
@@ -88,6 +107,22 @@ Group& ProcessGrid::expert_replicas() {
 }
 Group& ProcessGrid::batch() {
   return *impl_->batch;
+}
+Group& ProcessGrid::pipeline_ends() {
+  return *impl_->pipeline_ends;
+}
+std::unique_ptr<Group> ProcessGrid::tensor_subgroup(int size) {
+  auto& g = *impl_;
+  const int tp = g.shape.size(Axis::kTP);
+  PG_ASSERT(size >= 1 && tp % size == 0, "tp {} in blocks of {}", tp, size);
+  auto name = fmt::format("tp/{}", size);
+  if (size == 1) return make_self_group(std::move(name));
+  // tp is the fastest axis, so that its blocks are blocks of world ranks too.
+  const int me = g.cartesian.rank();
+  return g.counted(g.cartesian.split(me / size, me), std::move(name));
+}
+Traffic& ProcessGrid::traffic() {
+  return impl_->traffic;
 }
 const Communicator& ProcessGrid::communicator() const {
   return impl_->cartesian;

@@ -1,5 +1,6 @@
-// The live grid: GridShape cut out of an MPI communicator, one Group an axis and the two replica
-// groups, made once. Move-only; must die before MPI_Finalize.
+// The live grid: GridShape cut out of an MPI communicator, one Group an axis and the groups that
+// have names of their own, made once. All of them count what they carry in traffic(). Move-only;
+// must die before MPI_Finalize.
 #pragma once
 
 #include <memory>
@@ -8,6 +9,7 @@
 #include "comm/grid_shape.h"
 #include "comm/group.h"
 #include "comm/mpi_session.h"
+#include "comm/traffic.h"
 
 namespace pg::comm {
 
@@ -29,6 +31,17 @@ class ProcessGrid {
   Group& dense_replicas();   // dp*ep*cp: ranks with the same dense parameters
   Group& expert_replicas();  // dp*cp: ranks with the same expert parameters
   Group& batch();            // dp*ep: ranks with different sequences
+  // "pp ends": the first and the last pipeline stage with otherwise equal coordinates (0 and 1 in
+  // the group), where tied embeddings lie. One rank on the stages between, and when pp is 1.
+  Group& pipeline_ends();
+
+  // "tp/SIZE": this rank's block of `size` consecutive tp ranks, in tp order, with its own order of
+  // calls; e.g. the ranks that hold copies of one KV head. Collective: all ranks of the world call
+  // it alike. `size` divides tp (PG_ASSERT). The caller's; may outlive the grid.
+  std::unique_ptr<Group> tensor_subgroup(int size);
+
+  // What this rank's groups, subgroups included, have carried since the grid was made.
+  Traffic& traffic();
 
   const Communicator& communicator() const;  // the Cartesian one, for io
   const std::string& host() const;
