@@ -128,16 +128,19 @@ TEST(group, many_calls_pend_at_once_and_are_waited_for_in_any_order) {
   const auto group = world(4);
   constexpr int kCalls = 20;
   std::vector<std::vector<std::int32_t>> sums, sent;
-  std::vector<std::vector<std::int32_t>> gathered;
+  std::vector<std::vector<std::int32_t>> gathered, addends, parts;
   for (int i = 0; i < kCalls; ++i) {
     sums.emplace_back(10, i);
     sent.emplace_back(6, 100 * i + group->rank());
     gathered.emplace_back(static_cast<std::size_t>(6 * group->size()), -1);
+    addends.emplace_back(static_cast<std::size_t>(9 * group->size()), i + group->rank());
+    parts.emplace_back(9, -1);
   }
   std::vector<Pending> calls;
   for (std::size_t i = 0; i < kCalls; ++i) {
     calls.push_back(group->all_reduce(view(sums[i]), ReduceOp::kSum));
     calls.push_back(group->all_gather(view(sent[i]), view(gathered[i])));
+    calls.push_back(group->reduce_scatter(view(addends[i]), view(parts[i]), ReduceOp::kSum));
   }
   // Backwards on odd ranks: each rank waits as it likes.
   if (group->rank() % 2 == 1) std::reverse(calls.begin(), calls.end());
@@ -145,9 +148,35 @@ TEST(group, many_calls_pend_at_once_and_are_waited_for_in_any_order) {
   for (int i = 0; i < kCalls; ++i) {
     const auto at = static_cast<std::size_t>(i);
     EXPECT_EQ(sums[at], std::vector<std::int32_t>(10, i * group->size()));
+    const int ranks = group->size() * (group->size() - 1) / 2;
+    EXPECT_EQ(parts[at], std::vector<std::int32_t>(9, i * group->size() + ranks));
     for (int r = 0; r < group->size(); ++r) {
       EXPECT_EQ(gathered[at][static_cast<std::size_t>(6 * r + 5)], 100 * i + r);
     }
+  }
+}
+
+// A send that waited for its receiver would hang here: nobody receives before everybody has sent.
+// Long messages too, which MPI does not buffer.
+TEST(group, any_number_of_sends_is_in_flight_before_the_first_receive) {
+  const auto group = world();
+  const int next = (group->rank() + 1) % group->size();
+  const int previous = (group->rank() + group->size() - 1) % group->size();
+  constexpr int kMessages = 64;
+  constexpr std::size_t kLong = 60'000;  // 240 kB
+  std::vector<std::vector<std::int32_t>> out, in;
+  for (int i = 0; i < kMessages; ++i) {
+    out.push_back(values_of(kMessages * group->rank() + i, i % 2 == 0 ? kLong : 5));
+    in.emplace_back(out.back().size());
+  }
+  std::vector<Pending> calls;
+  for (auto& message : out) calls.push_back(group->send(view(message), next, 2));
+  group->barrier();
+  for (auto& message : in) calls.push_back(group->recv(view(message), previous, 2));
+  for (auto& call : calls) call.wait();
+  for (int i = 0; i < kMessages; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    ASSERT_EQ(in[at], values_of(kMessages * previous + i, in[at].size())) << i;
   }
 }
 
@@ -261,8 +290,10 @@ void expect_refusals(Group& group) {
     refused([&] { (void)group.send(view(part), rank, 0); });
     refused([&] { (void)group.recv(view(part), rank, 0); });
   }
-  refused([&] { (void)group.send(view(part), 0, -1); });
-  refused([&] { (void)group.recv(view(part), 0, -1); });
+  for (const int tag : {-1, kLastTag + 1}) {
+    refused([&] { (void)group.send(view(part), 0, tag); });
+    refused([&] { (void)group.recv(view(part), 0, tag); });
+  }
 }
 
 TEST(group, wrong_calls_are_refused_before_anything_moves) {

@@ -62,6 +62,65 @@ TEST(process_grid, groups_are_those_of_the_algebra_for_every_shape) {
   }
 }
 
+TEST(process_grid, pipeline_ends_join_first_and_last_stage_of_equal_coordinates) {
+  const auto world = Communicator::world();
+  for (const auto& shape : shapes_of(world.size())) {
+    ProcessGrid grid(world, shape);
+    Group& ends = grid.pipeline_ends();
+    EXPECT_EQ(ends.name(), "pp ends");
+    const int stages = shape.size(Axis::kPP), stage = grid.coord()[Axis::kPP];
+    if (stages == 1 || (stage != 0 && stage != stages - 1)) {
+      ASSERT_EQ(ends.size(), 1) << shape.text();
+      continue;
+    }
+    Coord first = grid.coord(), last = grid.coord();
+    first[Axis::kPP] = 0;
+    last[Axis::kPP] = stages - 1;
+    ASSERT_EQ(ends.rank(), stage == 0 ? 0 : 1) << shape.text();
+    ASSERT_EQ(asked(ends), (std::vector{shape.rank(first), shape.rank(last)})) << shape.text();
+  }
+}
+
+TEST(process_grid, tensor_subgroups_are_blocks_of_neighbours) {
+  const auto world = Communicator::world();
+  for (const auto& shape : shapes_of(world.size())) {
+    ProcessGrid grid(world, shape);
+    const int tp = shape.size(Axis::kTP);
+    for (int size = 1; size <= tp; ++size) {
+      if (tp % size != 0) {
+        EXPECT_THROW((void)grid.tensor_subgroup(size), Error) << shape.text() << ' ' << size;
+        continue;
+      }
+      const auto block = grid.tensor_subgroup(size);
+      const int position = grid.coord()[Axis::kTP];
+      EXPECT_EQ(block->name(), "tp/" + std::to_string(size));
+      ASSERT_EQ(block->size(), size) << shape.text();
+      ASSERT_EQ(block->rank(), position % size) << shape.text() << ' ' << size;
+      std::vector<WorldRank> members;
+      for (int i = 0; i < size; ++i) {
+        Coord member = grid.coord();
+        member[Axis::kTP] = position / size * size + i;
+        members.push_back(shape.rank(member));
+      }
+      if (size > 1) {
+        ASSERT_EQ(asked(*block), members) << shape.text() << ' ' << size;
+      }
+    }
+    EXPECT_THROW((void)grid.tensor_subgroup(0), Error);
+    EXPECT_THROW((void)grid.tensor_subgroup(2 * tp), Error);
+  }
+}
+
+TEST(process_grid, tensor_subgroup_outlives_the_grid) {
+  const auto world = Communicator::world();
+  std::unique_ptr<Group> block;
+  {
+    ProcessGrid grid(world, GridShape(1, world.size(), 1, 1, 1));
+    block = grid.tensor_subgroup(world.size());
+  }
+  EXPECT_EQ(all_reduce(*block, std::int64_t{1}, ReduceOp::kSum), world.size());
+}
+
 TEST(process_grid, wrong_rank_product_is_a_deck_error_with_both_numbers) {
   const auto world = Communicator::world();
   try {

@@ -200,6 +200,41 @@ TEST(reductions_of_floats, all_ranks_get_the_same_bits_every_time) {
   }
 }
 
+// One order on every grid of this size: rank 0's value first. Values that do not add up exactly, so
+// that another order gives other bits.
+template <class T>
+void expect_rank_order() {
+  const auto group = world();
+  const auto ranks = static_cast<std::size_t>(group->size());
+  const std::size_t count = 1001;
+  const auto draw = [](int rank, std::size_t i) {
+    const auto key = random_key(static_cast<std::uint64_t>(rank), "order");
+    return static_cast<T>(static_cast<float>(random_normal(key, i)));
+  };
+  std::vector<T> all;
+  for (std::size_t i = 0; i < count * ranks; ++i) all.push_back(draw(group->rank(), i));
+  std::vector<T> part(count);
+  group->reduce_scatter(view(all), view(part), ReduceOp::kSum).wait();
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t at = static_cast<std::size_t>(group->rank()) * count + i;
+    T sum = draw(0, at);
+    for (int r = 1; r < group->size(); ++r) {
+      if constexpr (std::is_same_v<T, bf16>) {
+        sum = bf16(static_cast<float>(sum) + static_cast<float>(draw(r, at)));
+      } else {
+        sum += draw(r, at);
+      }
+    }
+    ASSERT_EQ(number(part[i]), number(sum)) << i;
+  }
+}
+
+TEST(reductions_of_floats, reduce_scatter_adds_in_rank_order) {
+  expect_rank_order<double>();
+  expect_rank_order<float>();
+  expect_rank_order<bf16>();
+}
+
 // |computed - exact| <= (n - 1) u sum |x| to first order, for any order of n - 1 additions with
 // unit roundoff u = 2^-24; doubled for the higher orders.
 TEST(reductions_of_floats, sums_are_within_the_rounding_of_any_order) {
