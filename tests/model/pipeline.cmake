@@ -1,0 +1,3 @@
+# Pipeline schedules: pure code, no ranks.
+pg_test(model.pipeline
+  SOURCES pipeline/schedule_test.cpp pipeline/verify_schedule_test.cpp pipeline/simulate_test.cpp)
