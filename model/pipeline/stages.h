@@ -1,0 +1,41 @@
+// Which layers each virtual stage of a pipeline holds: contiguous parts in order, the first with
+// the embeddings and the last with the final norm and the head, so cut that the slowest part, which
+// sets the pace of all, is as fast as whole blocks allow.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/config.h"
+
+namespace pg::model {
+
+struct StagePart {
+  std::int64_t first_layer = 0;
+  std::int64_t layers = 0;
+  bool embeds = false;  // token and position tables
+  bool head = false;    // final norm, language-model head, loss
+  bool operator==(const StagePart&) const = default;
+};
+
+// Relative times of one micro-batch, forward and backward together, in one unit of any size.
+struct LayerCosts {
+  double block = 1.0;
+  double embed = 0.0;
+  double head = 0.0;
+};
+
+// [virtual_stages], each with at least one block. Of all ways the one whose largest part is the
+// smallest; of these the most even, by the sum of the squares of the parts' costs. Parts that would
+// cost the same fill up from the last one: of 1F1B's stages it holds the fewest micro-batches, and
+// so has the most memory left. PG_ASSERTs layers >= virtual_stages >= 1 and costs that are not
+// negative.
+std::vector<StagePart> split_layers(std::int64_t layers, int virtual_stages,
+                                    const LayerCosts& costs);
+
+// FLOP per token of one step, forward and backward, at sequence length `seq`, by the counts of
+// model_flops_per_token (model/transformer.h): a block's products and attention, the head's
+// product. The embeddings do no products: their bytes are counted at a fixed rate of FLOP per byte.
+LayerCosts layer_costs(const ModelConfig& config, std::int64_t seq);
+
+}  // namespace pg::model
