@@ -1,6 +1,7 @@
 #include "model/pipeline/schedule.h"
 
 #include <algorithm>
+#include <set>
 #include <tuple>
 
 #include "comm/error.h"
@@ -258,6 +259,22 @@ std::vector<std::vector<Action>> make_forward_schedules(const ScheduleShape& sha
 
 std::vector<Action> make_forward_schedule(const ScheduleShape& shape, int stage) {
   return of_stage(make_forward_schedules(shape), stage);
+}
+
+std::vector<Action> early_sends(const std::vector<Action>& list) {
+  std::vector<Action> early;
+  early.reserve(list.size());
+  const std::set<Action> all(list.begin(), list.end());
+  for (const auto& action : list) {
+    if (is_send(action.kind)) continue;
+    early.push_back(action);
+    const bool forward = action.kind == ActionKind::kForward;
+    if (!forward && action.kind != ActionKind::kBackward) continue;
+    const Action send{forward ? ActionKind::kSendActivation : ActionKind::kSendGradient,
+                      action.chunk, action.micro};
+    if (all.contains(send)) early.push_back(send);
+  }
+  return early;
 }
 
 std::optional<Message> message_of(const Action& action, int stage, int stages) {

@@ -33,7 +33,7 @@ struct Action {
   ActionKind kind = ActionKind::kForward;
   int chunk = 0;
   int micro = 0;  // micro-batch
-  bool operator==(const Action&) const = default;
+  auto operator<=>(const Action&) const = default;
 };
 
 struct ScheduleShape {
@@ -65,6 +65,9 @@ std::string schedule_problem(const ScheduleShape& shape);
 //   until its receive is reached; and between two stages, messages are sent in the order in which
 //   they are received, as NCCL needs, which has no tags. Messages next to each other in a list may
 //   be posted together.
+// - A send may be posted earlier, as soon as its tensor is made: that keeps the order of the
+//   messages between two stages (early_sends). Waiting for it to complete is free of deadlock at
+//   its place in the list and anywhere after it, not before.
 // - Only messages stand between a receive and the forward or backward that uses it: an activation
 //   is held no longer than it must, and a stage holds the fewest micro-batches its order of
 //   forwards and backwards allows (the bounds are at peak_live_bound in verify_schedule.h).
@@ -77,6 +80,11 @@ std::vector<Action> make_schedule(const ScheduleShape& shape, int stage);
 // needs two stages). The same guarantees, without the backwards and their messages.
 std::vector<std::vector<Action>> make_forward_schedules(const ScheduleShape& shape);
 std::vector<Action> make_forward_schedule(const ScheduleShape& shape, int stage);
+
+// One stage's list for an executor whose sends do not block: each send directly behind the forward
+// or backward that made its tensor. All stages together then reach the published bubble whatever a
+// backward costs over a forward; the blocking order of interleaved only when both cost the same.
+std::vector<Action> early_sends(const std::vector<Action>& list);
 
 // How many forwards `stage` runs before its steady state, in which a forward and a backward take
 // turns: gpipe all; 1f1b min(m, p-1-s); interleaved min(v m, 2 (p-1-s) + (v-1) p), with p stages,

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "comm/error.h"
-#include "model/flops.h"
+#include "model/transformer.h"
 
 namespace pg::model {
 

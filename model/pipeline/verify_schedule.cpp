@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "comm/error.h"
@@ -147,24 +148,34 @@ std::string pair_problem(const ScheduleShape& shape, const Lists& lists) {
   return {};
 }
 
-// Plays the lists with sends that block until the receive is reached, and receives that block too.
-std::string deadlock(const ScheduleShape& shape, const Lists& lists) {
+// Plays the lists; receives block, and sends too unless they are only posted.
+std::string deadlock(const ScheduleShape& shape, const Lists& lists, Sends sends) {
   std::vector<std::size_t> next(lists.size());
+  std::set<Message> posted;
   const auto head = [&](int stage) -> const Action* {
     const auto s = static_cast<std::size_t>(stage);
     return next[s] < lists[s].size() ? &lists[s][next[s]] : nullptr;
+  };
+  // False: the stage must wait. A message that blocks takes both its ends a step on.
+  const auto step = [&](const Action& action, int stage) {
+    if (const auto message = message_of(action, stage, shape.stages)) {
+      if (sends == Sends::kPosted) {
+        if (!is_send(action.kind)) return posted.contains(*message);
+        posted.insert(*message);
+        return true;
+      }
+      const int peer = is_send(action.kind) ? message->to : message->from;
+      const auto* other = head(peer);
+      if (!other || message_of(*other, peer, shape.stages) != message) return false;
+      ++next[static_cast<std::size_t>(peer)];
+    }
+    return true;
   };
   bool moved = true;
   while (moved) {
     moved = false;
     for (int stage = 0; stage < shape.stages; ++stage) {
-      while (const auto* action = head(stage)) {
-        if (const auto message = message_of(*action, stage, shape.stages)) {
-          const int peer = is_send(action->kind) ? message->to : message->from;
-          const auto* other = head(peer);
-          if (!other || message_of(*other, peer, shape.stages) != message) break;
-          ++next[static_cast<std::size_t>(peer)];
-        }
+      for (auto* action = head(stage); action && step(*action, stage); action = head(stage)) {
         ++next[static_cast<std::size_t>(stage)];
         moved = true;
       }
@@ -219,7 +230,8 @@ LivePeaks live_peaks(const std::vector<Action>& list, int chunks) {
 
 }  // namespace
 
-ScheduleReport verify_schedule(const ScheduleShape& shape, const Lists& lists, Pass pass) {
+ScheduleReport verify_schedule(const ScheduleShape& shape, const Lists& lists, Pass pass,
+                               Sends sends) {
   PG_ASSERT(shape.chunks >= 1 && shape.stages >= (shape.chunks > 1 ? 2 : 1) &&
                 shape.micro_batches >= 1 && lists.size() == static_cast<std::size_t>(shape.stages),
             "{} lists, {} stages, {} chunks, {} micro-batches", lists.size(), shape.stages,
@@ -229,7 +241,7 @@ ScheduleReport verify_schedule(const ScheduleShape& shape, const Lists& lists, P
     report.error = stage_problem(shape, lists[static_cast<std::size_t>(stage)], stage, pass);
   }
   if (report.error.empty()) report.error = pair_problem(shape, lists);
-  if (report.error.empty()) report.error = deadlock(shape, lists);
+  if (report.error.empty()) report.error = deadlock(shape, lists, sends);
   if (!report.error.empty()) return report;
   for (const auto& list : lists) {
     auto peaks = live_peaks(list, shape.chunks);

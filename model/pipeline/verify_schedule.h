@@ -13,6 +13,10 @@ namespace pg::model {
 
 enum class Pass { kTraining, kForwardOnly };
 
+// kBlocking: a send lasts until its receive is reached (the hardest case, and make_schedule's
+// promise). kPosted: it never waits, as early_sends needs.
+enum class Sends { kBlocking, kPosted };
+
 // A micro-batch is live at a chunk from its RecvActivation, or on the first virtual stage from its
 // forward, until its backward has ended; forward only, until its activation is sent (on the last
 // virtual stage: until its forward has ended).
@@ -26,7 +30,7 @@ struct ScheduleReport {
 // of a chunk come in increasing order of micro-batch.
 ScheduleReport verify_schedule(const ScheduleShape& shape,
                                const std::vector<std::vector<Action>>& lists,
-                               Pass pass = Pass::kTraining);
+                               Pass pass = Pass::kTraining, Sends sends = Sends::kBlocking);
 
 // [chunk] the most micro-batches live at once, from one stage's list alone: how many activation
 // arenas the chunk needs. Also for forward-only lists.

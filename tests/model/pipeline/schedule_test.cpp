@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "comm/error.h"
-#include "model/pipeline/shapes.h"
 #include "model/pipeline/verify_schedule.h"
+#include "tests/model/pipeline/shapes.h"
 
 namespace pg::model {
 namespace {

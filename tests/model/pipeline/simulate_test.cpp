@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "comm/error.h"
-#include "model/pipeline/shapes.h"
+#include "tests/model/pipeline/shapes.h"
 
 namespace pg::model {
 namespace {
@@ -14,20 +14,43 @@ PipelineCosts equal_costs(const ScheduleShape& shape, double forward, double bac
 }
 
 // Small whole numbers: sums are exact in doubles, so makespan and busy time are compared exactly.
+void expect_published_share(const ScheduleShape& shape,
+                            const std::vector<std::vector<Action>>& lists, double forward,
+                            double backward) {
+  const auto timing = simulate(shape, lists, equal_costs(shape, forward, backward));
+  const int work = shape.chunks * shape.micro_batches;
+  EXPECT_EQ(timing.makespan, (work + shape.stages - 1) * (forward + backward))
+      << text(shape) << " F " << forward << " B " << backward;
+  for (const double busy : timing.busy) EXPECT_EQ(busy, work * (forward + backward));
+  // Two quotients and a difference, all at most 1: each rounds by at most 2^-53.
+  EXPECT_NEAR(timing.idle_share(), ideal_idle_share(shape), 0x3p-53) << text(shape);
+}
+
 TEST(Simulate, equal_stages_idle_for_the_published_share) {
   for (const auto& shape : legal_shapes()) {
     const auto lists = make_schedules(shape);
+    expect_published_share(shape, lists, 1.0, 1.0);
+    const auto early = with_early_sends(lists);
     for (const auto& [forward, backward] :
-         {std::pair(1.0, 1.0), std::pair(1.0, 2.0), std::pair(1.0, 3.0), std::pair(2.0, 3.0)}) {
-      const auto timing = simulate(shape, lists, equal_costs(shape, forward, backward));
-      const int work = shape.chunks * shape.micro_batches;
-      EXPECT_EQ(timing.makespan, (work + shape.stages - 1) * (forward + backward))
-          << text(shape) << " F " << forward << " B " << backward;
-      for (const double busy : timing.busy) EXPECT_EQ(busy, work * (forward + backward));
-      // One rounding each in the sum's quotient, the subtraction and the formula, all below 1.
-      EXPECT_NEAR(timing.idle_share(), ideal_idle_share(shape), 4e-16) << text(shape);
+         {std::pair(1.0, 1.0), std::pair(1.0, 2.0), std::pair(2.0, 3.0), std::pair(2.0, 1.0)}) {
+      expect_published_share(shape, early, forward, backward);
     }
   }
+}
+
+// One chunk a stage: the places of sends cost nothing, whatever a backward costs.
+TEST(Simulate, one_chunk_a_stage_needs_no_early_sends) {
+  for (const auto& shape : legal_shapes()) {
+    if (shape.chunks == 1) expect_published_share(shape, make_schedules(shape), 1.0, 2.0);
+  }
+}
+
+TEST(Simulate, interleaved_loses_time_without_early_sends) {
+  const ScheduleShape shape{ScheduleKind::kInterleaved, 4, 2, 16};
+  const auto lists = make_schedules(shape);
+  const auto costs = equal_costs(shape, 1.0, 2.0);
+  EXPECT_GT(simulate(shape, lists, costs).makespan,
+            simulate(shape, with_early_sends(lists), costs).makespan);
 }
 
 TEST(Simulate, the_ideal_share_is_the_papers_fraction) {

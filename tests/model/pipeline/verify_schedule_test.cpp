@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "model/pipeline/shapes.h"
+#include "tests/model/pipeline/shapes.h"
 
 namespace pg::model {
 namespace {
@@ -38,8 +38,39 @@ TEST(VerifySchedule, every_legal_shape_is_sound_and_within_the_published_bound) 
       EXPECT_EQ(report.stage_peaks[s], peak_live_bound(shape, stage))
           << text(shape) << " stage " << stage;
       EXPECT_EQ(live_slots(lists[s], shape.chunks), report.chunk_peaks[s]);
-      EXPECT_EQ(make_schedule(shape, stage), lists[s]);
     }
+    EXPECT_EQ(make_schedule(shape, shape.stages - 1), lists.back());
+  }
+}
+
+// The order of messages between two stages must survive, or NCCL would swap them.
+TEST(VerifySchedule, every_send_may_be_posted_as_soon_as_its_tensor_is_made) {
+  for (const auto& shape : legal_shapes()) {
+    const auto lists = make_schedules(shape);
+    const auto report =
+        verify_schedule(shape, with_early_sends(lists), Pass::kTraining, Sends::kPosted);
+    ASSERT_EQ(report.error, "") << text(shape);
+    EXPECT_EQ(report.stage_peaks, verify_schedule(shape, lists).stage_peaks) << text(shape);
+  }
+}
+
+TEST(VerifySchedule, early_sends_that_block_are_a_deadlock) {
+  const auto lists = with_early_sends(make_schedules(kSmall));
+  expect_error(kSmall, lists, "deadlock: ");
+  EXPECT_EQ(verify_schedule(kSmall, lists, Pass::kTraining, Sends::kPosted).error, "");
+}
+
+// The last activation is sent after the backward that needs the gradient it leads to.
+TEST(VerifySchedule, a_send_behind_what_depends_on_it_is_a_deadlock) {
+  auto lists = make_schedules(kSmall);
+  const Action send{ActionKind::kSendActivation, 0, 4};
+  std::erase(lists[0], send);
+  lists[0].push_back(send);
+  for (const auto sends : {Sends::kBlocking, Sends::kPosted}) {
+    const auto report = verify_schedule(kSmall, lists, Pass::kTraining, sends);
+    EXPECT_NE(report.error.find("deadlock: stage 0 waits at receiving of the gradient"),
+              std::string::npos)
+        << report.error;
   }
 }
 
@@ -51,11 +82,15 @@ TEST(VerifySchedule, every_forward_schedule_is_sound_and_holds_two_micro_batches
         const auto lists = make_forward_schedules(shape);
         const auto report = verify_schedule(shape, lists, Pass::kForwardOnly);
         ASSERT_EQ(report.error, "") << text(shape);
+        const auto early =
+            verify_schedule(shape, with_early_sends(lists), Pass::kForwardOnly, Sends::kPosted);
+        ASSERT_EQ(early.error, "") << text(shape);
         for (int stage = 0; stage < stages; ++stage) {
           // One when a stage sends before it receives. In the ring that several chunks make one
           // stage of a slot receives first, and holds the next micro-batch beside the last one.
           EXPECT_LE(report.stage_peaks[static_cast<std::size_t>(stage)], chunks == 1 ? 1 : 2)
               << text(shape) << " stage " << stage;
+          EXPECT_EQ(early.stage_peaks[static_cast<std::size_t>(stage)], 1) << text(shape);
           EXPECT_EQ(make_forward_schedule(shape, stage), lists[static_cast<std::size_t>(stage)]);
         }
       }
@@ -67,8 +102,8 @@ TEST(VerifySchedule, live_micro_batches_are_counted_per_chunk) {
   // Two stages, two chunks: stage 1 warms up with (v-1) p = 2 forwards of chunk 0.
   const auto list = make_schedule({ScheduleKind::kInterleaved, 2, 2, 2}, 1);
   ASSERT_EQ(text(list, true),
-            "a0.0< F0.0 a0.0> a1.0< F1.0 a1.0> a0.1< F0.1 B0.1 a1.1< g0.1> F1.1 B1.1 g1.1> "
-            "g0.0< B0.0 g0.0> g1.0< B1.0 g1.0>");
+            "a0.0< F0.0 a0.0> a1.0< F1.0 a1.0> a0.1< F0.1 B0.1 a1.1< g0.1> F1.1 B1.1 g0.0< g1.1> "
+            "B0.0 g1.0< g0.0> B1.0 g1.0>");
   EXPECT_EQ(live_slots(list, 2), (std::vector<int>{2, 1}));
 }
 
