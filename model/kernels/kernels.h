@@ -8,8 +8,9 @@
 // fp32 or bf16 ("the compute type"); sums, statistics and parameter gradients are in its
 // accumulator type (fp64 for fp64, else fp32: pg::accumulator_of). Parameter gradients are added to
 // (+=), activation gradients are assigned unless it says otherwise. Every operation gives the same
-// bits on each call with the same thread count, wherever its operands lie: recomputed activations
-// are those of the first pass. Shapes that do not fit are bugs: PG_ASSERT with both shapes.
+// bits on each call with the same thread count, wherever its operands lie (a product: with the same
+// strides), so recomputed activations are those of the first pass. Shapes that do not fit are bugs:
+// PG_ASSERT with both shapes.
 //
 // A rank may hold a piece of the whole: some heads, some rows of the token stream, some rows of the
 // vocabulary. Operations whose result depends on which piece take its first global index (first_*);

@@ -3,6 +3,8 @@
 // The norm runs again from the stored sum, without the branch that was added to it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/model/kernels/operands.h"
 
 namespace pg::model::testing {
@@ -114,6 +116,31 @@ TYPED_TEST(Rerun, attention_gives_the_same_bits) {
     forward(again, lse_again, qkv_again);
     EXPECT_TRUE(same_elements(again, o)) << rate;
     EXPECT_TRUE(lse_again.same_bits(lse)) << rate;
+  }
+}
+
+// Products at other addresses but of the same strides: another stride may take another algorithm.
+TYPED_TEST(Rerun, products_give_the_same_bits) {
+  using T = TypeParam;
+  const auto kernels = make_cpu_kernels(0);
+  constexpr std::int64_t kOut = 65;
+  for (const std::int64_t width : kWidths) {
+    auto w = Matrix<T>::random("w", kOut, width);
+    auto bias = Matrix<T>::random("bias", 1, kOut);
+    const auto x = Matrix<T>::random("x", kRows, width);
+    Matrix<T> first(1, 1);
+    for (const std::int64_t offset : {0, 1, 5}) {  // in elements
+      Matrix<T> x_at(1, offset + kRows * width), y_at(1, offset + kRows * kOut);
+      std::copy(x.storage.begin(), x.storage.end(), x_at.storage.begin() + offset);
+      const auto rows = [&](Matrix<T>& at, std::int64_t columns) {
+        return at.view().slice(1, offset, kRows * columns).reshape({kRows, columns});
+      };
+      kernels->linear_forward(rows(y_at, kOut), rows(x_at, width), w.view(), bias.flat());
+      Matrix<T> y(kRows, kOut);
+      std::copy(y_at.storage.begin() + offset, y_at.storage.end(), y.storage.begin());
+      if (offset == 0) first = y;
+      EXPECT_TRUE(y.same_bits(first)) << "width " << width << ", offset " << offset;
+    }
   }
 }
 
