@@ -20,7 +20,6 @@ struct Slot {
   Arena keep = Arena::dry();
   ModelChunk::Saved saved;
   TensorView input;
-  comm::Pending sending;  // saved.dr, to the stage before
   int micro = -1;         // -1: free
 
   explicit Slot(Arena arena) : keep(std::move(arena)) {}
@@ -124,7 +123,6 @@ struct Pipeline::Impl {
   Slot& take_slot(int chunk, int micro) {
     for (auto& slot : chunks[static_cast<std::size_t>(chunk)].slots) {
       if (slot.micro >= 0) continue;
-      slot.sending.wait();
       slot.keep.release(0);
       slot.micro = micro;
       return slot;
@@ -175,18 +173,11 @@ struct Pipeline::Impl {
     const auto batch = micro(action.micro);
     const auto dr = state.chunk.head() ? slot.saved.dr : gradients.at(action.chunk, action.micro);
     state.chunk.backward(context(slot, batch, /*train=*/true), recompute, slot.saved, dr, use);
-    if (receives(action.chunk)) return;  // until its gradient is on its way
-    if (!state.chunk.head()) gradients.close(action.chunk, action.micro, {});
-    slot.micro = -1;
-  }
-
-  void send_gradient(const Action& action) {
-    auto& slot = slot_of(action.chunk, action.micro);
-    if (chunks[static_cast<std::size_t>(action.chunk)].chunk.head()) {
-      slot.sending = send(action, slot.saved.dr);
-    } else {
-      gradients.close(action.chunk, action.micro,
-                      send(action, gradients.at(action.chunk, action.micro)));
+    if (receives(action.chunk)) {
+      // Its slot may be needed before the gradient has gone.
+      if (state.chunk.head()) kernels.copy(gradients.open(action.chunk, action.micro), dr);
+    } else if (!state.chunk.head()) {
+      gradients.close(action.chunk, action.micro, {});
     }
     slot.micro = -1;
   }
@@ -194,7 +185,7 @@ struct Pipeline::Impl {
   double run(const std::vector<Action>& list, const MicroBatchOf& micro, double loss_scale,
              int count, bool train) {
     double loss = 0.0;
-    for (const auto& action : list) {
+    for (const auto& action : early_sends(list)) {
       use.micro_batch(action.micro == count - 1);
       switch (action.kind) {
         case ActionKind::kRecvActivation: {
@@ -218,7 +209,8 @@ struct Pipeline::Impl {
           backward(action, micro);
           break;
         case ActionKind::kSendGradient:
-          send_gradient(action);
+          gradients.close(action.chunk, action.micro,
+                          send(action, gradients.at(action.chunk, action.micro)));
           break;
       }
     }
@@ -229,9 +221,6 @@ struct Pipeline::Impl {
   void settle() {
     activations.settle();
     gradients.settle();
-    for (auto& state : chunks) {
-      for (auto& slot : state.slots) slot.sending.wait();
-    }
   }
 };
 

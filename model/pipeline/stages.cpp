@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "comm/error.h"
-#include "model/transformer.h"
+#include "model/flops.h"
 
 namespace pg::model {
 

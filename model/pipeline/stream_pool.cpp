@@ -24,9 +24,12 @@ StreamsNeeded streams_needed(const std::vector<Action>& list, const Sharding& sh
         break;
       case ActionKind::kBackward:
         if (first(action.chunk) && !last(action.chunk)) --gradients;
+        if (last(action.chunk) && !first(action.chunk)) {
+          peak.gradients = std::max(peak.gradients, ++gradients + 1);
+        }
         break;
       case ActionKind::kSendGradient:
-        if (!last(action.chunk)) --gradients;
+        --gradients;
         break;
       case ActionKind::kRecvActivation:
         break;

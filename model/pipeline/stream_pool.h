@@ -57,8 +57,9 @@ class StreamPool {
   long clock_ = 0;
 };
 
-// Buffers that a list needs: those open at once, and one more, so that the next message is filled
-// while the last is sent.
+// Buffers that a list needs: those open at once, and one more. Sends may be posted earlier than the
+// list says, but only at its places are they sure to be complete; with one buffer more, the one
+// handed over longest ago is past its place.
 struct StreamsNeeded {
   int activations = 0, gradients = 0;
 };

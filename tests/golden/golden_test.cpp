@@ -118,7 +118,7 @@ class Golden : public testing::OneRank {
   std::vector<std::int64_t> samples_;
 };
 
-class GoldenModel : public testing::TestWithParam<Case> {
+class GoldenModel : public ::testing::TestWithParam<Case> {
  protected:
   const double tolerance = GetParam().tolerance;
   const GoldenFile file{golden_path(GetParam().file)};
@@ -207,13 +207,13 @@ constexpr Case kCases[] = {
     {"llama_mqa_tied", DType::kF64, 1e-9}, {"llama_mqa_tied", DType::kF32, 3e-5},
 };
 
-std::string case_name(const testing::TestParamInfo<Case>& c) {
+std::string case_name(const ::testing::TestParamInfo<Case>& c) {
   return std::string(c.param.file) + "_" + std::string(dtype_name(c.param.type));
 }
 
-INSTANTIATE_TEST_SUITE_P(Reference, GoldenModel, testing::ValuesIn(kCases), case_name);
+INSTANTIATE_TEST_SUITE_P(Reference, GoldenModel, ::testing::ValuesIn(kCases), case_name);
 // The last file holds no steps.
-INSTANTIATE_TEST_SUITE_P(Reference, GoldenTraining, testing::ValuesIn(kCases, kCases + 4),
+INSTANTIATE_TEST_SUITE_P(Reference, GoldenTraining, ::testing::ValuesIn(kCases, kCases + 4),
                          case_name);
 
 // The tolerance tells a model that is slightly another from the right one.

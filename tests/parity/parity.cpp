@@ -7,20 +7,20 @@ namespace pg::testing {
 
 Trace one_rank(app::Deck deck, std::int64_t steps) {
   deck.grid = {};
+  deck.pipeline = {};
+  deck.recompute = {};
   return train(comm::Communicator::self(), deck, steps);
 }
 
-ParityResult compare(const app::Deck& deck, const GridCase& grid_case, const Trace& reference,
+ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
                      const ParityBounds& bounds, const model::Sabotage& sabotage) {
   const auto world = comm::Communicator::world();
-  const bool inside = world.rank() < grid_case.ranks;
+  const bool inside = world.rank() < ranks;
   const auto part = world.split(inside ? 0 : -1, world.rank());
   ParityResult result;
   if (inside) {
-    auto on_grid = deck;
-    on_grid.grid = grid_case.grid;
     const auto steps = static_cast<std::int64_t>(reference.losses.size());
-    const auto trace = train(part, on_grid, steps, sabotage);
+    const auto trace = train(part, deck, steps, sabotage);
 
     double largest = 0;
     for (const auto& [name, gradient] : reference.first_gradients) {

@@ -9,12 +9,6 @@
 
 namespace pg::testing {
 
-struct GridCase {
-  std::string name;  // "dp2"
-  app::GridSection grid;
-  int ranks = 1;
-};
-
 struct ParityBounds {
   double gradient = 0;        // relative Frobenius, each parameter of the first step
   double gradient_floor = 0;  // of the largest gradient's norm: below it only noise is compared
@@ -30,10 +24,9 @@ struct ParityResult {
   }
 };
 
-// Collective over MPI_COMM_WORLD: the first case.ranks ranks train on the grid, every rank computes
-// the reference by itself, and all return the same comparison (ranks outside the grid get rank
-// 0's).
-ParityResult compare(const app::Deck& deck, const GridCase& grid_case, const Trace& reference,
+// Collective over MPI_COMM_WORLD: the first `ranks` ranks train `deck` on its grid and are compared
+// with the reference; all ranks return the same result.
+ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
                      const ParityBounds& bounds, const model::Sabotage& sabotage = {});
 
 // The reference: the deck on one rank.
