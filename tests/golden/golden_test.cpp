@@ -94,8 +94,9 @@ class Golden : public testing::OneRank {
 
   std::vector<double> logits() {
     const auto n = batch.tokens_count();
-    const model::Buffer buffer(static_cast<std::size_t>(n * vocab_) * dtype_size(params.accumulator()),
-                         model::Buffer::Kind::kReal);
+    const model::Buffer buffer(
+        static_cast<std::size_t>(n * vocab_) * dtype_size(params.accumulator()),
+        model::Buffer::Kind::kReal);
     const TensorView view(buffer.at(0), params.accumulator(), {n, vocab_});
     model.logits(batch, view);
     return values_of(view);

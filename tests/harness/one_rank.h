@@ -10,8 +10,8 @@ namespace pg::testing {
 
 class OneRank {
  public:
-  OneRank(const model::ModelConfig& config, DType compute, std::int64_t sequences,
-          std::int64_t seq, std::int64_t seed, model::RecomputePlan recompute = {})
+  OneRank(const model::ModelConfig& config, DType compute, std::int64_t sequences, std::int64_t seq,
+          std::int64_t seed, model::RecomputePlan recompute = {})
       : kernels(model::make_cpu_kernels(1)),
         params(model::ParamLayout(config), compute),
         groups(model::dry_groups({}, config.kv_heads)),

@@ -117,10 +117,9 @@ TEST(Transformer, recomputation_gives_the_same_bits) {
   for (const auto& config : {llama(), gpt2()}) {
     Network plain(config);
     const double loss = plain.step();
-    for (const auto& plan : {RecomputePlan{Recompute::kSelective, 0},
-                             RecomputePlan{Recompute::kFull, 0},
-                             RecomputePlan{Recompute::kFull, 1},
-                             RecomputePlan{Recompute::kSelective, 1}}) {
+    for (const auto& plan :
+         {RecomputePlan{Recompute::kSelective, 0}, RecomputePlan{Recompute::kFull, 0},
+          RecomputePlan{Recompute::kFull, 1}, RecomputePlan{Recompute::kSelective, 1}}) {
       Network again(config, plan);
       EXPECT_EQ(again.step(), loss);
       for (std::size_t id = 0; id < plain.params.table().size(); ++id) {

@@ -2,8 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <set>
-#include <tuple>
+#include <unordered_set>
 
 #include "app/parallel_plan.h"
 
@@ -68,7 +67,7 @@ app::Deck MatrixCase::deck(const std::filesystem::path& tokens, DType precision)
 
 std::vector<int> MatrixCase::factors() const {
   const int mode = static_cast<int>(recompute.mode) + (recompute.layers > 0 ? 1 : 0);
-  return {static_cast<int>(style), dp,   tp, pp, zero, static_cast<int>(schedule), mode,
+  return {static_cast<int>(style),  dp, tp, pp, zero, static_cast<int>(schedule), mode,
           sequence_parallel ? 1 : 0};
 }
 
@@ -76,9 +75,10 @@ std::vector<MatrixCase> all_cases(int ranks) {
   using model::Recompute;
   using model::ScheduleKind;
   std::vector<MatrixCase> all;
-  const std::vector<model::RecomputePlan> recomputes{
-      {Recompute::kNone, 0}, {Recompute::kSelective, 0}, {Recompute::kFull, 0},
-      {Recompute::kFull, 2}};
+  const std::vector<model::RecomputePlan> recomputes{{Recompute::kNone, 0},
+                                                     {Recompute::kSelective, 0},
+                                                     {Recompute::kFull, 0},
+                                                     {Recompute::kFull, 2}};
   for (const auto style : {Style::kLlama, Style::kGpt2}) {
     for (const int dp : {1, 2, 3, 4}) {
       for (const int tp : {1, 2, 3, 4, 6, 8}) {
@@ -107,33 +107,40 @@ std::vector<MatrixCase> all_cases(int ranks) {
 }
 
 std::vector<MatrixCase> covering(const std::vector<MatrixCase>& all) {
-  using Pair = std::tuple<std::size_t, int, std::size_t, int>;
-  const auto pairs_of = [](const MatrixCase& c) {
-    std::vector<Pair> pairs;
+  // A combination of three factors' values as one number.
+  const auto triples_of = [](const MatrixCase& c) {
+    constexpr std::int64_t kValues = 16;
+    std::vector<std::int64_t> triples;
     const auto f = c.factors();
-    for (std::size_t a = 0; a < f.size(); ++a) {
-      for (std::size_t b = a + 1; b < f.size(); ++b) pairs.emplace_back(a, f[a], b, f[b]);
+    const auto n = static_cast<std::int64_t>(f.size());
+    const auto at = [&](std::int64_t i) { return i * kValues + f[static_cast<std::size_t>(i)]; };
+    for (std::int64_t i = 0; i < n; ++i) {
+      for (std::int64_t j = i + 1; j < n; ++j) {
+        for (std::int64_t k = j + 1; k < n; ++k) {
+          triples.push_back((at(i) * n * kValues + at(j)) * n * kValues + at(k));
+        }
+      }
     }
-    return pairs;
+    return triples;
   };
-  std::set<Pair> open;
-  std::vector<std::vector<Pair>> pairs;
+  std::unordered_set<std::int64_t> open;
+  std::vector<std::vector<std::int64_t>> triples;
   for (const auto& c : all) {
-    pairs.push_back(pairs_of(c));
-    open.insert(pairs.back().begin(), pairs.back().end());
+    triples.push_back(triples_of(c));
+    open.insert(triples.back().begin(), triples.back().end());
   }
   std::vector<MatrixCase> chosen;
   while (!open.empty()) {
     std::size_t best = 0, most = 0;
     for (std::size_t i = 0; i < all.size(); ++i) {
       std::size_t gain = 0;
-      for (const auto& pair : pairs[i]) gain += open.count(pair);
+      for (const auto triple : triples[i]) gain += open.count(triple);
       if (gain > most) {
         most = gain;
         best = i;
       }
     }
-    for (const auto& pair : pairs[best]) open.erase(pair);
+    for (const auto triple : triples[best]) open.erase(triple);
     chosen.push_back(all[best]);
   }
   return chosen;

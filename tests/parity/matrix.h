@@ -33,8 +33,8 @@ struct MatrixCase {
 
 // Every legal case on at most `ranks` ranks, in a fixed order.
 std::vector<MatrixCase> all_cases(int ranks);
-// A subset in which every pair of values of two factors that some case has appears at least once:
-// greedy, in a fixed order.
+// A subset in which every combination of values of three factors that some case has appears at
+// least once: greedy, in a fixed order.
 std::vector<MatrixCase> covering(const std::vector<MatrixCase>& all);
 
 }  // namespace pg::testing

@@ -1,7 +1,5 @@
 // The dense axes together: the same deck and seed on any legal grid, ZeRO stage, schedule and
 // recomputation give the losses and gradients of one rank. Bounds as in parity_test.cpp; 10 steps.
-//
-//   test_matrix [--all [from [to]]]: every case, not only the covering ones
 #include "matrix.h"
 
 #include <gtest/gtest.h>
@@ -37,8 +35,8 @@ void run_cases(const std::vector<MatrixCase>& cases) {
   const auto begin = std::chrono::steady_clock::now();
   double worst_gradient = 0, worst_loss = 0;
   for (const auto& c : cases) {
-    const auto result = compare(c.deck(tokens(), DType::kF64), c.ranks(),
-                                reference(c.style, DType::kF64), kFp64);
+    const auto result =
+        compare(c.deck(tokens(), DType::kF64), c.ranks(), reference(c.style, DType::kF64), kFp64);
     EXPECT_LE(result.worst_gradient, kFp64.gradient) << c.name() << ": " << result.worst_parameter;
     EXPECT_LE(result.worst_loss, kFp64.loss) << c.name() << " at step " << result.worst_step;
     worst_gradient = std::max(worst_gradient, result.worst_gradient);
@@ -67,8 +65,103 @@ TEST(Matrix, one_rank_learns) {
 TEST(Matrix, fp64_is_the_same_on_every_covering_case) {
   const auto all = all_cases(comm::Communicator::world().size());
   const auto cases = covering(all);
-  if (root()) std::printf("    %zu legal cases, %zu cover all pairs\n", all.size(), cases.size());
+  if (root()) {
+    std::printf("    %zu legal cases; %zu have every combination of three factors\n", all.size(),
+                cases.size());
+  }
   run_cases(cases);
+}
+
+// fp32: bounds of parity_test.cpp, whose sums are as long (12 sequences of 12 tokens here, 24
+// there); tensor parallelism adds sums over at most 8 ranks in each layer, which is less than the
+// sums over channels that are there anyway.
+TEST(Matrix, fp32_is_the_same_within_rounding) {
+  constexpr ParityBounds kFp32{1e-5, 1e-3, 2e-4};
+  using model::Recompute;
+  using model::ScheduleKind;
+  double worst_gradient = 0, worst_loss = 0;
+  for (const auto& c : {
+           MatrixCase{Style::kLlama, 1, 4, 2, 0, ScheduleKind::k1F1B, 1, {}, true},
+           MatrixCase{Style::kLlama,
+                      2,
+                      2,
+                      2,
+                      3,
+                      ScheduleKind::kInterleaved,
+                      2,
+                      {Recompute::kFull, 0},
+                      true},
+           MatrixCase{
+               Style::kGpt2, 1, 2, 4, 1, ScheduleKind::k1F1B, 1, {Recompute::kSelective, 0}, false},
+           MatrixCase{Style::kGpt2, 2, 3, 1, 2, ScheduleKind::kGPipe, 1, {}, true},
+           MatrixCase{
+               Style::kGpt2, 4, 1, 2, 3, ScheduleKind::k1F1B, 1, {Recompute::kFull, 2}, false},
+       }) {
+    const auto result =
+        compare(c.deck(tokens(), DType::kF32), c.ranks(), reference(c.style, DType::kF32), kFp32);
+    EXPECT_LE(result.worst_gradient, kFp32.gradient) << c.name() << ": " << result.worst_parameter;
+    EXPECT_LE(result.worst_loss, kFp32.loss) << c.name();
+    worst_gradient = std::max(worst_gradient, result.worst_gradient);
+    worst_loss = std::max(worst_loss, result.worst_loss);
+  }
+  if (root()) {
+    std::printf("    worst gradient %.1e of %.0e, worst loss %.1e of %.0e\n", worst_gradient,
+                kFp32.gradient, worst_loss, kFp32.loss);
+  }
+}
+
+// Every sum that a grid adds, dropped once: the comparison must not pass.
+struct Control {
+  const char* name;
+  MatrixCase on;
+  model::Sabotage sabotage;
+};
+
+std::vector<Control> controls() {
+  using model::ScheduleKind;
+  const auto k1F1B = ScheduleKind::k1F1B;
+  return {
+      {"a norm's sum over tp under sequence parallelism",
+       {Style::kLlama, 1, 2, 1, 0, k1F1B, 1, {}, true},
+       {.drop_stream_sum = true}},
+      {"one bucket of ZeRO 1",
+       {Style::kLlama, 2, 1, 1, 1, k1F1B, 1, {}, false},
+       {.drop_one_bucket = true}},
+      {"one bucket of ZeRO 2",
+       {Style::kLlama, 2, 1, 2, 2, k1F1B, 1, {}, false},
+       {.drop_one_bucket = true}},
+      {"one bucket of ZeRO 3",
+       {Style::kGpt2, 3, 1, 1, 3, k1F1B, 1, {}, false},
+       {.drop_one_bucket = true}},
+      {"a tied embedding's sum",
+       {Style::kGpt2, 1, 1, 2, 0, k1F1B, 1, {}, false},
+       {.drop_tied_sum = true}},
+      {"a tied embedding's sum under ZeRO 3",
+       {Style::kGpt2, 2, 1, 3, 3, ScheduleKind::kGPipe, 1, {}, false},
+       {.drop_tied_sum = true}},
+      {"a replicated KV head's sum",
+       {Style::kLlama, 1, 4, 1, 0, k1F1B, 1, {}, false},
+       {.drop_kv_copy = true}},
+      {"a replicated KV head's sum under ZeRO 2",
+       {Style::kLlama, 2, 4, 1, 2, k1F1B, 1, {}, true},
+       {.drop_kv_copy = true}},
+  };
+}
+
+TEST(MatrixControl, a_dropped_sum_is_found) {
+  for (const auto& control : controls()) {
+    const auto deck = control.on.deck(tokens(), DType::kF64);
+    const auto& whole = reference(control.on.style, DType::kF64);
+    const auto sound = compare(deck, control.on.ranks(), whole, kFp64);
+    EXPECT_TRUE(sound.within(kFp64)) << control.on.name();
+    const auto broken = compare(deck, control.on.ranks(), whole, kFp64, control.sabotage);
+    EXPECT_GT(broken.worst_gradient, 1e3 * kFp64.gradient) << control.name;
+    EXPECT_GT(broken.worst_loss, 1e3 * kFp64.loss) << control.name;
+    if (root()) {
+      std::printf("    without %-48s gradient off by %.1e, loss by %.1e\n", control.name,
+                  broken.worst_gradient, broken.worst_loss);
+    }
+  }
 }
 
 }  // namespace
