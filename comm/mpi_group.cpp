@@ -175,8 +175,7 @@ class MpiGroup final : public Group {
     Call call = begin("reduce_scatter", send.dtype);
     PartSum sum{core_, size_, rank_, longest_, core_->reductions.op(send.dtype, op), recv};
     sum.own = part(send, recv.count, rank_);
-    sum.theirs =
-        std::make_shared_for_overwrite<char[]>(recv.bytes() * static_cast<std::size_t>(size_ - 1));
+    sum.theirs = room_for(recv.bytes() * static_cast<std::size_t>(size_ - 1));
     for (int step = 1; step < size_; ++step) {
       const int from = (rank_ + size_ - step) % size_;
       start_recv(call, sum.from(from), from, kExchangeTag);
@@ -240,6 +239,16 @@ class MpiGroup final : public Group {
     return Pending([call = std::move(call)]() mutable { call.complete(); });
   }
 
+  // The memory of the last reduce_scatter, when it is complete and large enough: fresh pages of
+  // long buffers cost as much time as the exchange.
+  std::shared_ptr<char[]> room_for(std::size_t bytes) {
+    if (room_.use_count() != 1 || room_bytes_ < bytes) {
+      room_ = std::make_shared_for_overwrite<char[]>(bytes);
+      room_bytes_ = bytes;
+    }
+    return room_;
+  }
+
   static BufferView part(const BufferView& whole, std::size_t count, int index) {
     return {part_of(whole, count, index), count, whole.dtype, whole.device};
   }
@@ -274,6 +283,8 @@ class MpiGroup final : public Group {
   std::shared_ptr<const Core> core_;
   int size_, rank_;
   std::size_t longest_;
+  std::shared_ptr<char[]> room_;
+  std::size_t room_bytes_ = 0;
 };
 
 }  // namespace
