@@ -71,9 +71,9 @@ class Group {
   // recv; no other overlap.
   virtual Pending all_gather(BufferView send, BufferView recv) = 0;
   // send.count == recv.count * size(); rank r gets the reduced r-th part. In place when recv is
-  // this rank's own part of send (the other parts stay as they were); no other overlap. Summed in
-  // rank order, at the wait; until then the call holds the parts of the others, size() - 1 times
-  // recv.bytes().
+  // this rank's own part of send (the other parts stay as they were); no other overlap. Added up in
+  // rank order, at the wait. Needs room for the parts of the other ranks, (size() - 1) *
+  // recv.bytes(), which the group keeps for its next one.
   virtual Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) = 0;
   virtual Pending broadcast(BufferView inout, int root) = 0;
   // Neither waits for the other side; any number may be in flight.

@@ -117,6 +117,24 @@ TYPED_TEST(reductions, reduce_scatter_gives_each_rank_its_part) {
   }
 }
 
+// Long enough for blocks on any number of ranks: two of 16 MiB, and a rest that does not divide.
+TEST(reductions_of_floats, long_all_reduce_keeps_every_element) {
+  const auto group = world();
+  const auto ranks = static_cast<std::size_t>(group->size());
+  const std::size_t count = 33 * (std::size_t{1} << 18) + 2 * ranks + 1;
+  constexpr std::size_t kPeriod = 48;  // of element()
+  std::vector<float> sums;
+  for (std::size_t i = 0; i < kPeriod; ++i) {
+    sums.push_back(static_cast<float>(expected(group->size(), i, ReduceOp::kSum)));
+  }
+  std::vector<float> values(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    values[i] = static_cast<float>(element(group->rank(), i));
+  }
+  group->all_reduce(view(values), ReduceOp::kSum).wait();
+  for (std::size_t i = 0; i < count; ++i) ASSERT_EQ(values[i], sums[i % kPeriod]) << i;
+}
+
 template <class T>
 void expect_nan_survives() {
   const auto group = world();
