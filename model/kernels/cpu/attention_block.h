@@ -68,20 +68,20 @@ Scratch<A>& thread_scratch() {
 
 // The rows of one head of one sequence, D elements each.
 template <class T>
-struct Rows {
+struct HeadRows {
   T* first;
   std::int64_t stride;
   T* operator[](std::int64_t row) const { return first + row * stride; }
 };
 
 template <class T>
-Rows<T> head_rows(const TensorView& x, std::int64_t sequence, std::int64_t head) {
+HeadRows<T> head_rows(const TensorView& x, std::int64_t sequence, std::int64_t head) {
   return {x.data<T>() + sequence * x.stride(0) + head * x.stride(2), x.stride(1)};
 }
 
 // to[count, width] = rows [begin, begin + count) in the accumulator type, zeros past column `size`.
 template <class T>
-void load_rows(acc_t<T>* to, std::int64_t width, Rows<T> rows, std::int64_t begin,
+void load_rows(acc_t<T>* to, std::int64_t width, HeadRows<T> rows, std::int64_t begin,
                std::int64_t count, std::int64_t size) {
   for (std::int64_t i = 0; i < count; ++i) {
     const T* from = rows[begin + i];

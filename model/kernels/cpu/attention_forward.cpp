@@ -62,7 +62,7 @@ struct ForwardBlock {
   using A = acc_t<T>;
   static constexpr auto kWidth = kPanel<A>;
 
-  Rows<T> o, q, k, v;
+  HeadRows<T> o, q, k, v;
   A* lse;  // [T] of this head
   std::int64_t length, size;
   const AttentionShape& shape;
