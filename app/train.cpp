@@ -1,20 +1,17 @@
 #include "app/train.h"
 
 #include <fmt/ranges.h>
-#include <sched.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <ctime>
 #include <optional>
-#include <thread>
 
 #include "app/console.h"
 #include "app/matmul_rate.h"
 #include "app/resume_check.h"
 #include "app/schema.h"
+#include "app/threads.h"
 #include "app/trainer.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
@@ -31,19 +28,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// Threads of one rank: the deck's, else OMP_NUM_THREADS, else the cores that the launcher bound it
-// to, else its share of the host.
-std::int64_t threads_of(const Deck& deck, const comm::ProcessGrid& grid) {
-  if (deck.run.threads > 0) return deck.run.threads;
-  if (const char* set = std::getenv("OMP_NUM_THREADS"); set != nullptr && std::atoi(set) > 0) {
-    return std::atoi(set);
-  }
-  cpu_set_t mask;
-  const int bound = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : 1;
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  return bound < cores ? bound : std::max(1, cores / grid.local_size());
 }
 
 std::int64_t peak_bytes(comm::Group& world) {
