@@ -155,7 +155,8 @@ std::string verify_header(const Deck& asked, const VerifyDeck& run, const comm::
   if (d.recompute.mode != model::Recompute::kNone) {
     text += row("recompute", recompute_text(d.recompute));
   }
-  text += row("against", "rank 0 alone, the same deck on a grid of 1, nothing recomputed");
+  text += row("against",
+              "rank 0 alone: the same deck and fresh weights, a grid of 1, nothing recomputed");
   const auto precision = precision_name(asked.run.precision);
   text += row("precision", asked.run.precision == DType::kF64
                                ? std::string("fp64")

@@ -77,6 +77,7 @@ expect 2 'grid.pp' verify model.layers=1
 expect 2 'DECK is required' "${launch[@]}" "$program" verify
 expect 2 'train.micro_batch: 1048576: .*legal: at most [0-9]+' \
   verify train.micro_batch=1048576 train.global_batch=1048576 model.layers=8 model.hidden=512
+expect 7 'not both finite' verify optimizer.lr=1e300 optimizer.clip=0 schedule.kind=constant
 if [[ $(ls -A) != "$before" ]]; then
   printf 'FAILED: verify left something behind:\n%s\n' "$(ls -A)"
   exit 1

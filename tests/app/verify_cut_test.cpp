@@ -10,6 +10,7 @@
 #include "app/parallel_plan.h"
 #include "comm/error.h"
 #include "harness/tiny_run.h"
+#include "model/param_table.h"
 
 namespace pg::testing {
 namespace {
@@ -115,6 +116,19 @@ TEST(VerifyCut, layers_are_cut_to_the_most_that_fit) {
                 deck.recompute.layers > layers);
       expect_legal(v.deck);
     }
+    // One layer fewer would fit, but not the grid.
+    auto least = deck;
+    least.model.layers = fewest;
+    least.recompute.layers = std::min(deck.recompute.layers, fewest);
+    EXPECT_THROW(cut(deck, enough_for(least) * 99 / 100), Error);
+  }
+}
+
+TEST(VerifyCut, one_rank_needs_40_bytes_a_parameter_and_more) {
+  // Weights, gradients, two moments and the gradients that are kept, 8 bytes each.
+  for (const auto& deck : decks()) {
+    const auto parameters = model::ParamTable(deck.model).elements();
+    EXPECT_GT(cut(deck, kPlenty).needed, 40 * parameters);
   }
 }
 

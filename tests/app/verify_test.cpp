@@ -277,6 +277,28 @@ TEST(VerifyControl, a_dropped_sum_is_found_and_its_layer_named) {
 // -- the arithmetic
 // -----------------------------------------------------------------------------------
 
+TEST(VerifyReport, the_header_says_what_is_compared_and_what_makes_a_long_step_shorter) {
+  app::VerifyDeck run;
+  run.deck = kSound[1].deck();
+  run.cuts = {"layers cut from 32 to 4, so that one rank holds the model"};
+  auto asked = run.deck;
+  const comm::GridShape grid(2, 2, 1, 1, 1);
+  auto text = app::verify_header(asked, run, grid);
+  EXPECT_TRUE(has(text, "dp 2 x tp 2 x pp 1 x ep 1 x cp 1, zero 3, sequence parallel\n")) << text;
+  EXPECT_TRUE(has(text, "fp64 on both sides; the deck's own bf16 is not what is compared\n"));
+  EXPECT_TRUE(has(text, "  cut          layers cut from 32 to 4, so that")) << text;
+  EXPECT_FALSE(has(text, "hint")) << text;
+  asked.run.precision = DType::kF64;
+  run.deck.train.global_batch = 1 << 20;
+  run.deck.grid.pp = 2;
+  run.deck.recompute = {Recompute::kSelective, 3};
+  text = app::verify_header(asked, run, grid);
+  EXPECT_TRUE(has(text, "  precision    fp64\n")) << text;
+  EXPECT_TRUE(has(text, "  pipeline     1f1b, 1 chunk a stage\n")) << text;
+  EXPECT_TRUE(has(text, "  recompute    selective, in the first 3 layers\n")) << text;
+  EXPECT_TRUE(has(text, "  hint         model.layers=N or train.seq=N")) << text;
+}
+
 TEST(VerifyReport, deviations_are_relative_and_have_a_floor) {
   const std::vector<double> one{3, 4}, grid{3, 4.5};
   EXPECT_DOUBLE_EQ(app::relative_deviation(grid, one, 0), 0.1);
