@@ -73,7 +73,6 @@ expect 0 "$agrees" verify pipeline.schedule=interleaved pipeline.chunks=2 model.
 expect 0 "$agrees" verify grid.tp=1 grid.pp=1 grid.zero=3 grid.sequence_parallel=false
 expect 2 'model.hiden.*model.hidden' verify model.hiden=8
 expect 2 'grid.dp' verify grid.dp=3
-expect 2 'grid.pp' verify model.layers=1
 expect 2 'DECK is required' "${launch[@]}" "$program" verify
 expect 2 'train.micro_batch: 1048576: .*legal: at most [0-9]+' \
   verify train.micro_batch=1048576 train.global_batch=1048576 model.layers=8 model.hidden=512
