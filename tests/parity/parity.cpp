@@ -49,4 +49,28 @@ ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
   return result;
 }
 
+RunError error_of(const Trace& trace, const Trace& exact) {
+  std::vector<double> mine, theirs;
+  for (const auto& [name, gradient] : exact.first_gradients) {
+    const auto& other = trace.first_gradients.at(name);
+    mine.insert(mine.end(), other.begin(), other.end());
+    theirs.insert(theirs.end(), gradient.begin(), gradient.end());
+  }
+  return {deviation(trace.losses, exact.losses), deviation(mine, theirs)};
+}
+
+RunError error_on_grid(const app::Deck& deck, int ranks, const Trace& exact) {
+  const auto world = comm::Communicator::world();
+  const bool inside = world.rank() < ranks;
+  const auto part = world.split(inside ? 0 : -1, world.rank());
+  RunError error;
+  if (inside) {
+    error = error_of(train(part, deck, static_cast<std::int64_t>(exact.losses.size())), exact);
+  }
+  const auto group = comm::make_mpi_group(world, "parity");
+  error.loss = comm::all_reduce(*group, error.loss, comm::ReduceOp::kMax);
+  error.gradient = comm::all_reduce(*group, error.gradient, comm::ReduceOp::kMax);
+  return error;
+}
+
 }  // namespace pg::testing

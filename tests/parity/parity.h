@@ -29,6 +29,15 @@ struct ParityResult {
 ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
                      const ParityBounds& bounds, const model::Sabotage& sabotage = {});
 
+// How far a run of lower precision is from an exact one: of the losses together, and of the first
+// step's gradients together, relative Frobenius.
+struct RunError {
+  double loss = 0, gradient = 0;
+};
+RunError error_of(const Trace& trace, const Trace& exact);
+// Collective, as compare: that of `deck` on the first `ranks` ranks.
+RunError error_on_grid(const app::Deck& deck, int ranks, const Trace& exact);
+
 // The reference: the deck on one rank.
 Trace one_rank(app::Deck deck, std::int64_t steps);
 
