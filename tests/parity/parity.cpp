@@ -40,12 +40,15 @@ ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
         result.worst_loss = d;
         result.worst_step = static_cast<std::int64_t>(i) + 1;
       }
+      const double n = std::abs(trace.grad_norms[i] / reference.grad_norms[i] - 1.0);
+      if (!(n <= result.worst_norm)) result.worst_norm = n;
     }
   }
   // Ranks outside take part in nothing; all need one verdict.
   const auto group = comm::make_mpi_group(world, "parity");
   result.worst_gradient = comm::all_reduce(*group, result.worst_gradient, comm::ReduceOp::kMax);
   result.worst_loss = comm::all_reduce(*group, result.worst_loss, comm::ReduceOp::kMax);
+  result.worst_norm = comm::all_reduce(*group, result.worst_norm, comm::ReduceOp::kMax);
   return result;
 }
 
