@@ -12,6 +12,7 @@
 #include "app/resume_check.h"
 #include "app/schema.h"
 #include "app/threads.h"
+#include "app/traffic_report.h"
 #include "app/trainer.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
@@ -210,14 +211,17 @@ class Run {
                          static_cast<double>(r.tokens) / r.seconds;
     const double mfu = matmul_flops_ > 0 ? flops / matmul_flops_ : NAN;
     const auto peak = peak_bytes(world());
+    const auto traffic = traffic_json(world(), r.traffic);
     comm::together(world(), [&] {
       if (!root()) return;
       metrics_->write(fmt::format(
           "{{\"step\": {}, \"loss\": {}, \"aux_loss\": 0, \"lr\": {}, \"grad_norm\": {}, "
-          "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}}}",
+          "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
+          "\"comm\": {}}}",
           r.step, io::json_number(r.loss), io::json_number(r.lr), io::json_number(r.grad_norm),
           r.tokens, io::json_number(r.seconds),
-          io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak));
+          io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak,
+          traffic));
     });
     const auto every = deck_.log.every;
     if (every > 0 && (r.step % every == 0 || r.step == 1 || r.step == deck_.train.steps)) {
