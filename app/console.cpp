@@ -66,8 +66,9 @@ std::string banner_text(const Banner& b) {
   const auto round = b.grid.size(comm::kBatch) * d.train.micro_batch;
 
   std::string text = fmt::format("pentagrid: {}\n", d.run.name);
-  text += row("grid", fmt::format("{}, zero {}{}", b.grid.text(), d.grid.zero,
-                                  d.grid.sequence_parallel ? ", sequence parallel" : ""));
+  text += row("grid",
+              fmt::format("{}, zero {}{}", b.grid.text(), d.grid.zero,
+                          d.grid.sequence_parallel && d.grid.tp > 1 ? ", sequence parallel" : ""));
   if (d.grid.pp > 1) {
     text += row("pipeline",
                 fmt::format("{}, {} chunk{} a stage", model::schedule_name(d.pipeline.schedule),

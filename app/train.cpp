@@ -162,6 +162,7 @@ class Run {
   void print_banner(Trainer& trainer) {
     Banner banner{
         .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
+    if (!root()) return;
     banner.threads = static_cast<int>(deck_.run.threads);
     banner.tensor_ranks_share_host = grid_.tensor_ranks_share_host();
     banner.train_tokens = trainer.train_file().tokens();

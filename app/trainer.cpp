@@ -150,6 +150,7 @@ std::vector<comm::TensorRecord> Trainer::records() const {
 }
 
 void Trainer::loaded() {
+  params_.round_weights();
   weights_.publish();
 }
 

@@ -58,10 +58,13 @@ class Trainer {
   void loaded();
 
   const io::TokenFile& train_file() const { return train_file_; }
-  // Activation memory: planned, and used so far.
-  std::int64_t arena_bytes() const { return pipeline_.planned().total(); }
+  // Activation memory used so far.
   std::int64_t arena_high_water() const { return pipeline_.high_water(); }
-  model::Sabotage& sabotage() { return reducer_.sabotage(); }
+  // Of the negative controls, before the first step.
+  void set_sabotage(const model::Sabotage& sabotage) {
+    reducer_.sabotage() = sabotage;
+    weights_.sabotage() = sabotage;
+  }
 
  private:
   double sum_over_batch(double loss_sum);

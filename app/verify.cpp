@@ -127,7 +127,7 @@ class Verify {
   void train_on_grid() {
     const auto begin = Clock::now();
     Trainer trainer(run_.deck, grid_);
-    trainer.sabotage() = controls_.sabotage;
+    trainer.set_sabotage(controls_.sabotage);
     for (std::int64_t i = 0; i < steps_; ++i) {
       const auto step = trainer.step();
       if (root()) compare(step, one_.steps[static_cast<std::size_t>(i)]);

@@ -97,15 +97,14 @@ double ModelChunk::forward(const LayerContext& ctx, Arena& again, Saved& saved, 
                            TensorView out, double loss_scale, PlaceUse& use) const {
   const ArenaScope scope(ctx.scratch);
   const auto branch = ctx.push_stream(ctx.scratch);
-  const auto carry =
-      recompute_.mode == Recompute::kFull ? ctx.push_stream(ctx.scratch) : TensorView();
+  const auto carry = full(0) ? ctx.push_stream(ctx.scratch) : TensorView();
   const auto stream = run(ctx, again, saved, in, branch, carry, use);
   if (!part_.head) {
     ctx.kernels.copy(out, stream.residual);
     if (!stream.branch.empty()) ctx.kernels.add(out, stream.branch);
     return 0.0;
   }
-  use.need_weights(head_place_, -1);
+  use.need_weights(head_place_, shares_tokens() ? ParamTable::kTokenPlace : -1);
   if (shares_tokens()) use.need_weights(ParamTable::kTokenPlace, -1);
   if (!ctx.training) return head_->loss(ctx, {}, stream, 0.0);
 
@@ -129,7 +128,7 @@ void ModelChunk::backward(const LayerContext& ctx, Arena& again, const Saved& sa
       const ArenaScope held(again);
       Block::Saved made;
       const auto branch = ctx.push_stream(ctx.scratch);
-      blocks_[i].forward(ctx.keeping_in(again), made, {saved.inputs[i], {}}, branch);
+      blocks_[i].remake(ctx.keeping_in(again), made, {saved.inputs[i], {}}, branch);
       blocks_[i].backward(ctx, dr, made);
     } else {
       blocks_[i].backward(ctx, dr, saved.blocks[i]);
@@ -143,8 +142,7 @@ void ModelChunk::logits(const LayerContext& ctx, Arena& again, TensorView in, Te
                         PlaceUse& use) const {
   const ArenaScope scope(ctx.scratch);
   const auto branch = ctx.push_stream(ctx.scratch);
-  const auto carry =
-      recompute_.mode == Recompute::kFull ? ctx.push_stream(ctx.scratch) : TensorView();
+  const auto carry = full(0) ? ctx.push_stream(ctx.scratch) : TensorView();
   Saved saved;
   const auto stream = run(ctx, again, saved, in, branch, carry, use);
   use.need_weights(head_place_, -1);

@@ -38,7 +38,6 @@ class ModelChunk {
   ModelChunk(const ModelConfig& config, const ParamLayout& layout, const StagePart& part,
              const RecomputePlan& recompute);
 
-  bool embeds() const { return part_.embeds; }
   bool head() const { return part_.head; }
 
   // What a micro-batch leaves for its backward, on the context's `keep` arena.

@@ -151,10 +151,10 @@ ParamLayout::Kept ParamLayout::kept(std::size_t id) const {
 
 int ParamLayout::slot_of(std::int64_t place) const {
   enum { kEvenBlocks, kOddBlocks, kTokens, kTiedHead, kPositions };
-  const auto head = place_.size() - (rank_config_.position == PositionKind::kLearned ? 2 : 1);
+  const auto head = ParamTable::head_place(rank_config_);
   if (place == ParamTable::kTokenPlace) return kTokens;
-  if (place == static_cast<std::int64_t>(head)) return tied_ ? kTiedHead : kTokens;
-  if (place > static_cast<std::int64_t>(head)) return kPositions;
+  if (place == head) return tied_ ? kTiedHead : kTokens;
+  if (place > head) return kPositions;
   return place % 2 == 1 ? kEvenBlocks : kOddBlocks;
 }
 

@@ -1,7 +1,8 @@
 // Which part of each parameter this rank holds, and where in memory: pure arithmetic, no storage.
 //
 // A place's tensors lie behind one another in one flat range, padded at its end so that ZeRO cuts
-// it into equal pieces, one a replica: at most one element a rank of waste in each place. Copies of
+// it into equal pieces, one a replica: at most one element a rank of waste in each place. (Besides,
+// places begin on cache lines, and a vocabulary that tp does not divide leaves a row.) Copies of
 // a place on different ranks (replicas, tp ranks, both ends of the pipeline) have the same layout,
 // so gathers, scatters and sums move whole ranges.
 #pragma once

@@ -83,6 +83,7 @@ TensorView ParamStore::grad_pack(std::size_t first, std::size_t last) const {
 
 TensorView ParamStore::kept(const Buffer& buffer, DType type, Space space, std::size_t id) const {
   const auto range = layout_.kept(id);
+  if (range.elements() == 0) return TensorView(buffer.at(0), type, {0});
   const auto place = table()[id].place;
   auto offset = layout_.part(id).offset + range.begin;
   if (space == Space::kShard) offset -= layout_.shard() * layout_.place(place).piece;
@@ -146,7 +147,6 @@ TensorView ParamStore::all_grads() const {
 
 namespace {
 
-template <class T>
 double initial_value(const ParamSpec& spec, comm::RandomKey key, std::int64_t element) {
   switch (spec.init) {
     case Init::kZeros:
@@ -167,7 +167,7 @@ void fill_initial(T* to, const ParamSpec& spec, const ParamPart& part, ParamLayo
 #pragma omp parallel for schedule(static)
   for (std::int64_t e = kept.begin; e < kept.end; ++e) {
     const auto row = part.row_begin + e / part.cols, col = part.col_begin + e % part.cols;
-    to[e - kept.begin] = static_cast<T>(initial_value<T>(spec, key, row * width + col));
+    to[e - kept.begin] = static_cast<T>(initial_value(spec, key, row * width + col));
   }
 }
 

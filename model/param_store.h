@@ -47,8 +47,9 @@ class ParamStore {
 
   // -- what gathers and reductions use: whole places, flat, padding included
   // -----------------------
-  bool gathers_weights() const { return layout_.sharding().zero >= 3; }
-  bool scatters_grads() const { return layout_.sharding().zero >= 2; }
+  // With one replica there is nothing to share out, whatever the stage.
+  bool gathers_weights() const { return layout_.sharding().zero >= 3 && layout_.shards() > 1; }
+  bool scatters_grads() const { return layout_.sharding().zero >= 2 && layout_.shards() > 1; }
   TensorView place_weights(std::int64_t place) const;  // in the slot in stage 3
   TensorView place_grads(std::int64_t place) const;    // in the slot from stage 2 on
   TensorView kept_exact_of_place(std::int64_t place) const;

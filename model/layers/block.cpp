@@ -24,22 +24,34 @@ Block::Block(const ModelConfig& config, const ParamLayout& layout, std::int64_t 
       attention_(config, layout, name_ + ".attention"),
       mlp_(config, layout, name_ + ".mlp") {}
 
+void Block::forward_attention(const LayerContext& ctx, Saved& saved, const Stream& stream,
+                              TensorView branch) const {
+  const ArenaScope scope(ctx.scratch);
+  const auto in = ctx.push_stream(ctx.keep_unless_selective());
+  saved.attention_norm = attention_norm_.forward(ctx, in, stream);
+  saved.attention = attention_.forward(ctx, branch, in);
+  ctx.kernels.dropout(branch, ctx.dropout(name_ + ".attention"));
+  if (!ctx.selective) saved.attention_in = in;
+}
+
 Stream Block::forward(const LayerContext& ctx, Saved& saved, const Stream& stream,
                       TensorView branch) const {
-  const auto half = [&](const char* site, const auto& layer, auto& layer_saved, const Norm& norm,
-                        Norm::Saved& norm_saved, TensorView& kept_in, const Stream& in) {
-    const ArenaScope scope(ctx.scratch);
-    const auto normed = ctx.push_stream(ctx.keep_unless_selective());
-    norm_saved = norm.forward(ctx, normed, in);
-    layer_saved = layer.forward(ctx, branch, normed);
-    ctx.kernels.dropout(branch, ctx.dropout(name_ + site));
-    kept_in = ctx.selective ? TensorView() : normed;
-  };
-  half(".attention", attention_, saved.attention, attention_norm_, saved.attention_norm,
-       saved.attention_in, stream);
-  half(".mlp", mlp_, saved.mlp, mlp_norm_, saved.mlp_norm, saved.mlp_in,
-       Stream{saved.attention_norm.residual, branch});
+  forward_attention(ctx, saved, stream, branch);
+  const ArenaScope scope(ctx.scratch);
+  const auto in = ctx.push_stream(ctx.keep_unless_selective());
+  saved.mlp_norm = mlp_norm_.forward(ctx, in, {saved.attention_norm.residual, branch});
+  saved.mlp = mlp_.forward(ctx, branch, in);
+  ctx.kernels.dropout(branch, ctx.dropout(name_ + ".mlp"));
+  if (!ctx.selective) saved.mlp_in = in;
   return {saved.mlp_norm.residual, branch};
+}
+
+void Block::remake(const LayerContext& ctx, Saved& saved, const Stream& stream,
+                   TensorView branch) const {
+  forward_attention(ctx, saved, stream, branch);
+  saved.mlp_in = ctx.push_stream(ctx.keep);
+  saved.mlp_norm = mlp_norm_.forward(ctx, saved.mlp_in, {saved.attention_norm.residual, branch});
+  saved.mlp = mlp_.remake(ctx, saved.mlp_in);
 }
 
 void Block::backward(const LayerContext& ctx, TensorView dr, const Saved& saved) const {

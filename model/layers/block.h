@@ -25,10 +25,14 @@ class Block {
   // one after the other: each is consumed by the next norm before the next is made.
   Stream forward(const LayerContext& ctx, Saved& saved, const Stream& stream,
                  TensorView branch) const;
+  // What forward would save of the same stream, without the stream out: enough for backward.
+  void remake(const LayerContext& ctx, Saved& saved, const Stream& stream, TensorView branch) const;
   // dr[rows,C]: in, the gradient of the stream out; out, that of the stream in.
   void backward(const LayerContext& ctx, TensorView dr, const Saved& saved) const;
 
  private:
+  void forward_attention(const LayerContext& ctx, Saved& saved, const Stream& stream,
+                         TensorView branch) const;
   std::string name_;
   Norm attention_norm_, mlp_norm_;
   Attention attention_;

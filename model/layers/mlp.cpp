@@ -28,6 +28,15 @@ Mlp::Saved Mlp::forward(const LayerContext& ctx, TensorView y, TensorView x) con
   return saved;
 }
 
+Mlp::Saved Mlp::remake(const LayerContext& ctx, TensorView x) const {
+  Saved saved;
+  saved.wide = ctx.push(ctx.keep, wide_.out());
+  saved.hidden = ctx.push(ctx.keep, ctx.config.ffn);
+  wide_.forward(ctx, saved.wide, x);
+  activate(ctx, saved.hidden, saved.wide);
+  return saved;
+}
+
 void Mlp::backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,
                    const Saved& saved) const {
   const auto ffn = ctx.config.ffn;

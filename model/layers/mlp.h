@@ -18,6 +18,8 @@ class Mlp {
 
   // y[rows,C] from x[rows,C]. F is this tp rank's share.
   Saved forward(const LayerContext& ctx, TensorView y, TensorView x) const;
+  // What forward would save, without y: enough for backward.
+  Saved remake(const LayerContext& ctx, TensorView x) const;
   // dx[rows,C] from dy[rows,C].
   void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,
                 const Saved& saved) const;

@@ -3,8 +3,9 @@
 //
 // Column-parallel products read the whole stream and row-parallel ones leave a partial sum of it.
 // Plain: each rank holds all rows; the partial sums are all-reduced. Sequence parallel: each rank
-// holds an equal run of rows, gathered before use and reduce-scattered after; the same bytes, but
-// norms, dropout and what they keep shrink by tp. Backward uses the same two moves the other way.
+// holds an equal run of rows, gathered before use and reduce-scattered after: norms, dropout and
+// what they keep shrink by tp. Backward uses the same moves the other way, and gathers the inputs
+// of products once more, which is a quarter more bytes.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,7 @@
 #include "model/optim/grad_reducer.h"
 
+#include <algorithm>
+
 #include "model/buffer_view.h"
 
 namespace pg::model {
@@ -20,42 +22,48 @@ void GradReducer::begin(std::int64_t place) {
   if (!params_.scatters_grads()) return;
   const int slot = params_.layout().slot_of(place);
   if (params_.grads_in_slot(slot) == place) return;  // a tied table, after the head
-  settle(slot);
+  const auto in_this_slot = [&](const Flight& flight) {
+    return params_.layout().slot_of(flight.place) == slot;
+  };
+  while (std::any_of(flights_.begin(), flights_.end(), in_this_slot)) settle_oldest();
   params_.set_grads_in_slot(slot, place);
   kernels_.fill_zero(params_.place_grads(place));
 }
 
 void GradReducer::done(std::int64_t place, bool last) {
-  const auto whole = params_.place_grads(place);
-  const auto own = params_.own_piece(whole);
   if (params_.scatters_grads()) {
     const int slot = params_.layout().slot_of(place);
     PG_ASSERT(params_.grads_in_slot(slot) == place, "place {} has no gradients", place);
     params_.set_grads_in_slot(slot, -1);
-    auto& flight = flights_[static_cast<std::size_t>(slot)];
-    flight.place = place;
-    if (!dropped(place)) {
-      flight.pending = groups_.replicas->reduce_scatter(buffer_view(whole), buffer_view(own),
-                                                        comm::ReduceOp::kSum);
-    }
-    return;
+    launch(place);
+  } else if (last && groups_.replicas->size() > 1) {
+    launch(place);
   }
-  if (!last || groups_.replicas->size() == 1 || dropped(place)) return;
-  if (pending_.size() == kInFlight) pending_.pop_front();  // which waits
-  pending_.push_back(params_.layout().shards() > 1
-                         ? groups_.replicas->reduce_scatter(buffer_view(whole), buffer_view(own),
-                                                            comm::ReduceOp::kSum)
-                         : groups_.replicas->all_reduce(buffer_view(whole), comm::ReduceOp::kSum));
+}
+
+void GradReducer::launch(std::int64_t place) {
+  if (flights_.size() == kInFlight) settle_oldest();
+  Flight flight{place, {}};
+  if (!dropped(place)) {
+    const auto whole = params_.place_grads(place);
+    flight.pending =
+        params_.layout().shards() > 1
+            ? groups_.replicas->reduce_scatter(
+                  buffer_view(whole), buffer_view(params_.own_piece(whole)), comm::ReduceOp::kSum)
+            : groups_.replicas->all_reduce(buffer_view(whole), comm::ReduceOp::kSum);
+  }
+  flights_.push_back(std::move(flight));
 }
 
 // A slot's reduced piece joins what earlier micro-batches left.
-void GradReducer::settle(int slot) {
-  auto& flight = flights_[static_cast<std::size_t>(slot)];
-  if (flight.place < 0) return;
+void GradReducer::settle_oldest() {
+  auto& flight = flights_.front();
   flight.pending.wait();
-  kernels_.add(params_.kept_grads_of_place(flight.place),
-               params_.own_piece(params_.place_grads(flight.place)));
-  flight.place = -1;
+  if (params_.scatters_grads()) {
+    kernels_.add(params_.kept_grads_of_place(flight.place),
+                 params_.own_piece(params_.place_grads(flight.place)));
+  }
+  flights_.pop_front();
 }
 
 // Small tensors travel together: a norm's few kilobytes are all latency.
@@ -66,7 +74,7 @@ void GradReducer::sum_over(comm::Group& group, std::span<const TensorView> parts
   const auto flush = [&] {
     if (packed == 0) return;
     const Buffer staging(static_cast<std::size_t>(packed) * dtype_size(params_.accumulator()),
-                         small.front().raw() == nullptr ? Buffer::Kind::kDry : Buffer::Kind::kReal);
+                         Buffer::Kind::kReal);
     const TensorView all(staging.at(0), params_.accumulator(), {packed});
     std::int64_t at = 0;
     const auto each = [&](auto move) {
@@ -96,9 +104,7 @@ void GradReducer::sum_over(comm::Group& group, std::span<const TensorView> parts
 }
 
 void GradReducer::finish() {
-  for (auto& pending : pending_) pending.wait();
-  pending_.clear();
-  for (int slot = 0; slot < ParamLayout::kSlots; ++slot) settle(slot);
+  while (!flights_.empty()) settle_oldest();
 
   const auto& layout = params_.layout();
   const auto select = [&](auto wanted) {

@@ -8,26 +8,17 @@
 // stream, over the ranks that share KV heads, over both ends of the pipeline for a tied embedding.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <deque>
 #include <span>
 #include <vector>
 
 #include "model/kernels/kernels.h"
+#include "model/optim/sabotage.h"
 #include "model/param_store.h"
 #include "model/sharding.h"
 
 namespace pg::model {
-
-// What the negative controls break on purpose, to prove that the tests would notice.
-struct Sabotage {
-  bool drop_replica_sum = false;  // of every place
-  bool drop_one_bucket = false;   // of the first block's place only
-  bool drop_stream_sum = false;   // norms over tp
-  bool drop_kv_copy = false;      // KV heads that several ranks hold
-  bool drop_tied_sum = false;     // a tied embedding's two stages
-};
 
 class GradReducer {
  public:
@@ -42,26 +33,26 @@ class GradReducer {
   // All sums have arrived.
   void finish();
 
-  // Below stage 2, sums of so many places are on their way at once: one travels while the next
-  // place computes, and a group's room for messages stays small.
+  // Sums of so many places are on their way at once: one travels while the next place computes, and
+  // a group's room for messages stays small.
   static constexpr std::size_t kInFlight = 2;
 
   Sabotage& sabotage() { return sabotage_; }
 
  private:
-  void settle(int slot);
+  void launch(std::int64_t place);
+  void settle_oldest();
   void sum_over(comm::Group& group, std::span<const TensorView> parts);
   bool dropped(std::int64_t place) const;
 
   ParamStore& params_;
   Kernels& kernels_;
   Groups groups_;
-  std::deque<comm::Pending> pending_;
   struct Flight {
     std::int64_t place = -1;
     comm::Pending pending;
   };
-  std::array<Flight, ParamLayout::kSlots> flights_;
+  std::deque<Flight> flights_;  // oldest first
   Sabotage sabotage_;
 };
 

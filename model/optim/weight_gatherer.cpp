@@ -23,7 +23,9 @@ void WeightGatherer::arrive(int slot) {
   if (flight.place < 0) return;
   flight.pending.wait();
   params_.set_weights_in_slot(slot, flight.place);
-  kernels_.weights_changed(params_.place_weights(flight.place));
+  if (!sabotage_.keep_stale_packs) {
+    kernels_.weights_changed(params_.place_weights(flight.place));
+  }
   flight.place = -1;
 }
 
@@ -38,12 +40,11 @@ void WeightGatherer::publish() {
   if (params_.gathers_weights()) {
     for (int slot = 0; slot < ParamLayout::kSlots; ++slot) {
       arrive(slot);
-      params_.set_weights_in_slot(slot, -1);
+      if (!sabotage_.keep_stale_slots) params_.set_weights_in_slot(slot, -1);
     }
     return;
   }
-  params_.round_weights();
-  if (params_.layout().shards() > 1) {
+  if (params_.layout().shards() > 1 && !sabotage_.drop_publish) {
     std::vector<comm::Pending> pending;
     for (std::int64_t place = 0; place < params_.layout().places(); ++place) {
       if (!params_.layout().place(place).held) continue;

@@ -9,6 +9,7 @@
 
 #include "comm/group.h"
 #include "model/kernels/kernels.h"
+#include "model/optim/sabotage.h"
 #include "model/param_store.h"
 
 namespace pg::model {
@@ -22,6 +23,7 @@ class WeightGatherer {
   // The weights of `place` are there on return; those of `next` (-1: none) set out. Every replica
   // calls in the same order. Below stage 3 it does nothing.
   void need(std::int64_t place, std::int64_t next);
+  Sabotage& sabotage() { return sabotage_; }
   // This rank's pieces have changed (update, load): from now on everyone uses the new ones.
   void publish();
 
@@ -37,6 +39,7 @@ class WeightGatherer {
     comm::Pending pending;
   };
   std::array<Flight, ParamLayout::kSlots> flights_;
+  Sabotage sabotage_;
 };
 
 }  // namespace pg::model

@@ -1,6 +1,7 @@
 #include "model/pipeline/pipeline.h"
 
 #include <algorithm>
+#include <map>
 
 #include "model/buffer_view.h"
 #include "model/optim/zero.h"
@@ -17,10 +18,10 @@ ScheduleShape shape_of(const PipelineOptions& options, const Sharding& sharding)
 
 // Memory of one micro-batch between its forward and its backward.
 struct Slot {
-  Arena keep = Arena::dry();
+  Arena keep;
   ModelChunk::Saved saved;
   TensorView input;
-  int micro = -1;         // -1: free
+  int micro = -1;  // -1: free
 
   explicit Slot(Arena arena) : keep(std::move(arena)) {}
 };
@@ -48,7 +49,8 @@ struct Pipeline::Impl {
   PlaceUse& use;
   TensorParallel tensor;
   Sharding sharding;
-  std::vector<Action> training;
+  std::vector<Action> training;                   // as posted: each send behind what made it
+  std::map<int, std::vector<Action>> validating;  // by number of micro-batches
   ActivationBytes planned;
   std::vector<ChunkState> chunks;
   Arena scratch, recompute, messages;
@@ -66,7 +68,6 @@ struct Pipeline::Impl {
         use(u),
         tensor(p.layout().sharding(), *groups.tensor),
         sharding(p.layout().sharding()),
-        training(make_schedule(shape_of(o, sharding), sharding.stage)),
         scratch(sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->scratch))),
         recompute(sizes == nullptr ? Arena::dry()
                                    : Arena(static_cast<std::size_t>(sizes->recompute))),
@@ -74,7 +75,10 @@ struct Pipeline::Impl {
                                   : Arena(static_cast<std::size_t>(sizes->messages))) {
     PG_ASSERT(static_cast<int>(p.layout().parts().size()) == sharding.chunks, "{} chunks of {}",
               p.layout().parts().size(), sharding.chunks);
-    const auto slots = slots_needed();
+    const auto list = make_schedule(shape_of(o, sharding), sharding.stage);
+    training = early_sends(list);
+    // Validation needs no more: it holds a micro-batch only from its receive to its forward.
+    const auto slots = live_slots(list, sharding.chunks);
     for (std::size_t i = 0; i < p.layout().parts().size(); ++i) {
       chunks.push_back({ModelChunk(p.layout().rank_config(), p.layout(), p.layout().parts()[i],
                                    options.recompute),
@@ -84,27 +88,21 @@ struct Pipeline::Impl {
             sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->slot[i])));
       }
     }
-    const auto need = streams_needed(training, sharding);
-    const auto validation = streams_needed(forward_list(options.micro_batches), sharding);
-    fill(activations, std::max(need.activations, validation.activations));
-    fill(gradients, need.gradients);
+    const auto streams = streams_needed(list, sharding);
+    fill(activations, streams.activations);
+    fill(gradients, streams.gradients);
     planned.slots = slots;
     if (sizes != nullptr) planned = *sizes;
   }
 
-  std::vector<Action> forward_list(int count) const {
-    auto shape = shape_of(options, sharding);
-    shape.micro_batches = count;
-    return make_forward_schedule(shape, sharding.stage);
-  }
-
-  std::vector<int> slots_needed() const {
-    auto slots = live_slots(training, sharding.chunks);
-    for (const int count : {options.micro_batches, 2 * sharding.pp}) {
-      const auto validating = live_slots(forward_list(count), sharding.chunks);
-      for (std::size_t c = 0; c < slots.size(); ++c) slots[c] = std::max(slots[c], validating[c]);
+  const std::vector<Action>& forward_list(int count) {
+    auto& list = validating[count];
+    if (list.empty()) {
+      auto shape = shape_of(options, sharding);
+      shape.micro_batches = count;
+      list = early_sends(make_forward_schedule(shape, sharding.stage));
     }
-    return slots;
+    return list;
   }
 
   std::int64_t rows() const { return tensor.rows(options.sequences * options.seq); }
@@ -184,7 +182,7 @@ struct Pipeline::Impl {
   double run(const std::vector<Action>& list, const MicroBatchOf& micro, double loss_scale,
              int count, bool train) {
     double loss = 0.0;
-    for (const auto& action : early_sends(list)) {
+    for (const auto& action : list) {
       use.micro_batch(action.micro == count - 1);
       switch (action.kind) {
         case ActionKind::kRecvActivation: {

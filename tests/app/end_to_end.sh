@@ -93,7 +93,7 @@ expect 4 'none' train checkpoint.resume=auto
 # Refusals.
 expect 4 'empty' train run.output=empty checkpoint.resume=latest
 expect 2 'model.hiden.*model.hidden' train model.hiden=8
-expect 2 'grid.tp' train grid.tp=2
+expect 2 'grid.tp' train grid.tp=2 model.ffn=127
 expect 2 'model.vocab: 200' train model.vocab=200 run.output=small
 : >file
 expect 5 'file' train run.output=file/run

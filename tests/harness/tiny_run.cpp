@@ -127,7 +127,7 @@ Trace train(const comm::Communicator& world, const app::Deck& deck, std::int64_t
             const model::Sabotage& sabotage) {
   comm::ProcessGrid grid(world, app::grid_of(deck, world.size()));
   app::Trainer trainer(deck, grid);
-  trainer.sabotage() = sabotage;
+  trainer.set_sabotage(sabotage);
   Trace trace;
   for (std::int64_t i = 0; i < steps; ++i) {
     const auto result = trainer.step();

@@ -15,12 +15,13 @@ const char* style_name(Style style) {
 app::Deck matrix_deck(Style style, const std::filesystem::path& tokens, DType precision) {
   auto deck = style == Style::kLlama ? llama_deck(tokens, precision) : gpt2_deck(tokens, precision);
   deck.model.layers = 5;
-  deck.train.global_batch = 12;
-  deck.train.micro_batch = 1;
+  deck.train.micro_batch = style == Style::kGpt2 ? 2 : 1;
+  deck.train.global_batch = 12 * deck.train.micro_batch;
   if (style == Style::kLlama) {
     deck.model.heads = 8;
     deck.model.kv_heads = 2;
     deck.model.ffn = 40;
+    deck.model.window = 5;
   } else {
     deck.model.heads = deck.model.kv_heads = 6;
     deck.model.head_dim = 5;

@@ -10,7 +10,8 @@
 namespace pg::testing {
 
 // Odd sizes everywhere: 5 layers, vocabulary 61. Llama-style: 8 query heads on 2 KV heads (held
-// twice at tp 4, four times at tp 8). GPT-2-style: 6 heads, dropout, tied embeddings.
+// twice at tp 4, four times at tp 8), a window. GPT-2-style: 6 heads, dropout, tied embeddings, two
+// sequences a micro-batch.
 enum class Style { kLlama, kGpt2 };
 const char* style_name(Style style);
 app::Deck matrix_deck(Style style, const std::filesystem::path& tokens, DType precision);

@@ -12,6 +12,17 @@ Trace one_rank(app::Deck deck, std::int64_t steps) {
   return train(comm::Communicator::self(), deck, steps);
 }
 
+namespace {
+
+// The worse of two; a NaN is the worst, and stays.
+bool raise(double& worst, double d) {
+  if (std::isnan(worst) || d <= worst) return false;
+  worst = d;
+  return true;
+}
+
+}  // namespace
+
 ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
                      const ParityBounds& bounds, const model::Sabotage& sabotage) {
   const auto world = comm::Communicator::world();
@@ -29,19 +40,12 @@ ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
     for (const auto& [name, gradient] : reference.first_gradients) {
       const double d =
           deviation(trace.first_gradients.at(name), gradient, bounds.gradient_floor * largest);
-      if (!(d <= result.worst_gradient)) {
-        result.worst_gradient = d;
-        result.worst_parameter = name;
-      }
+      if (raise(result.worst_gradient, d)) result.worst_parameter = name;
     }
     for (std::size_t i = 0; i < reference.losses.size(); ++i) {
-      const double d = std::abs(trace.losses[i] - reference.losses[i]) / reference.losses[i];
-      if (!(d <= result.worst_loss)) {
-        result.worst_loss = d;
-        result.worst_step = static_cast<std::int64_t>(i) + 1;
-      }
-      const double n = std::abs(trace.grad_norms[i] / reference.grad_norms[i] - 1.0);
-      if (!(n <= result.worst_norm)) result.worst_norm = n;
+      const double d = std::abs(trace.losses[i] / reference.losses[i] - 1.0);
+      if (raise(result.worst_loss, d)) result.worst_step = static_cast<std::int64_t>(i) + 1;
+      raise(result.worst_norm, std::abs(trace.grad_norms[i] / reference.grad_norms[i] - 1.0));
     }
   }
   // Ranks outside take part in nothing; all need one verdict.
