@@ -16,8 +16,12 @@ namespace {
 // 3 those of the largest place in each slot, since copies go by address.
 std::int64_t packed_elements(const model::ParamLayout& layout, const model::ModelConfig& config) {
   std::array<std::int64_t, model::ParamLayout::kSlots> in_slot{};
+  const bool has_head = std::any_of(layout.parts().begin(), layout.parts().end(),
+                                    [](const auto& part) { return part.head; });
   std::int64_t all = 0;
   for (std::int64_t place = 0; place < layout.places(); ++place) {
+    // Without the head a tied table is only looked up.
+    if (place == model::ParamTable::kTokenPlace && !has_head) continue;
     std::int64_t here = 0;
     for (const auto id : layout.params_of(place)) {
       const auto& spec = layout.table()[id];

@@ -147,6 +147,17 @@ TEST(MemoryPlan, planned_bytes_are_the_formulas) {
   }
 }
 
+// Each matrix is packed on one stage: a tied table's first stage only looks up in it.
+TEST(MemoryPlan, stages_pack_the_matrices_of_one_rank) {
+  const Case c{true, 1, 1, 2, false, ScheduleKind::k1F1B, 0, {}};
+  const auto deck = deck_of(c, DType::kBF16);
+  const auto stages = app::plan_stages(deck, comm::GridShape(1, 1, 2, 1, 1));
+  const auto whole = app::plan_memory(deck, comm::GridShape(1, 1, 1, 1, 1), {});
+  // And a call packs one activation, on each stage: here the feed-forward layer's, 12 tokens of 54.
+  const std::int64_t activation = 12 * 54 * 2;
+  EXPECT_EQ(stages[0].packed + stages[1].packed, whole.packed + activation);
+}
+
 // Room for the other replicas' parts of the gradients: of every place at once in stage 1, of the
 // places in use in 2 and 3 (their slots' n-1 n-ths).
 TEST(MemoryPlan, sums_over_replicas_need_room_for_the_others) {
