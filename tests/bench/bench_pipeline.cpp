@@ -1,7 +1,7 @@
 // What pipeline schedules cost when stages are as unequal as a real split makes them: forward and
 // backward of every virtual stage are timed on one rank, the stream's transfer between two, and
-// model/pipeline/simulate.h plays the schedules with these times. A small model with a large
-// vocabulary, so that head and embedding count.
+// model/pipeline/simulate.h plays the schedules with these times. A small model, once with a large
+// vocabulary, so that the head counts.
 //
 //   mpirun -n 2 build/tests/bench_pipeline > tests/bench/PIPELINE.md
 //
@@ -32,15 +32,17 @@ using Clock = std::chrono::steady_clock;
 constexpr int kStages = 4;
 constexpr std::int64_t kSequences = 2, kSeq = 256;
 constexpr int kRounds = 15;
+// One whose head is as dear as two blocks, and one where it hardly counts.
+constexpr std::int64_t kVocabularies[] = {8192, 512};
 
-model::ModelConfig bench_model() {
+model::ModelConfig bench_model(std::int64_t vocab) {
   model::ModelConfig c;
   c.layers = 12;
   c.hidden = 256;
   c.heads = c.kv_heads = 4;
   c.head_dim = 64;
   c.ffn = 1024;
-  c.vocab = 8192;
+  c.vocab = vocab;
   c.max_seq = kSeq;
   c.norm = model::NormKind::kLayerNorm;
   c.activation = model::Activation::kGelu;
@@ -65,13 +67,6 @@ double processor_seconds(Work work) {
   const double begin = now();
   work();
   return now() - begin;
-}
-
-template <class Work>
-double seconds(Work work) {
-  const auto begin = Clock::now();
-  work();
-  return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 // Token ids, positions and targets of one micro-batch of made-up text.
@@ -265,15 +260,11 @@ double measure_transfer(comm::Group& world, std::size_t elements) {
   const int other = 1 - world.rank();
   std::vector<double> times;
   for (int i = 0; i < 200; ++i) {
-    times.push_back(0.5 * seconds([&] {
-                      if (world.rank() == 0) {
-                        world.send(view, other, 0).wait();
-                        world.recv(view, other, 0).wait();
-                      } else {
-                        world.recv(view, other, 0).wait();
-                        world.send(view, other, 0).wait();
-                      }
-                    }));
+    const auto begin = Clock::now();
+    if (world.rank() == 0) world.send(view, other, 0).wait();
+    world.recv(view, other, 0).wait();
+    if (world.rank() == 1) world.send(view, other, 0).wait();
+    times.push_back(0.5 * std::chrono::duration<double>(Clock::now() - begin).count());
   }
   return median(times);
 }
@@ -323,30 +314,21 @@ std::string processor() {
   return "an unnamed processor";
 }
 
-void report(const model::ModelConfig& config, double transfer) {
-  const auto kernels = model::make_cpu_kernels(1);
+// The head's cost in blocks, and what runs take it for when they split the layers.
+void print_head(const model::ModelConfig& config, const Split& split) {
+  const auto both = [&](std::size_t v) { return split.costs.forward[v] + split.costs.backward[v]; };
+  const auto& parts = split.parts;
+  const auto last = parts.size() - 1;
+  const double block = both(1) / static_cast<double>(parts[1].layers);
+  const double head = both(last) / block - static_cast<double>(parts[last].layers);
+  const auto counted = model::layer_costs(config, kSeq);
+  fmt::print("\nThe head takes {:.2f} blocks' time; layer_costs counts {:.2f}.\n", head,
+             counted.head / counted.block);
+}
+
+void print_table(const std::vector<Split>& splits, double transfer) {
   fmt::print(
-      "# Pipeline schedules with measured stages\n\n"
-      "{} layers, hidden {}, vocabulary {}, bf16, micro-batches of {} x {} tokens, {} pipeline\n"
-      "stages, one thread a stage; medians of {} rounds of processor time on {} cores of {}.\n"
-      "A stream of {} KiB takes {:.0f} us between two ranks of the host.\n\n"
-      "Made by `mpirun -n 2 build/tests/bench_pipeline`. Times of one virtual stage are measured\n"
-      "with its weights packed; the schedules are played by model/pipeline/simulate, as the\n"
-      "executor runs them (early_sends), not run on {} ranks.\n",
-      config.layers, config.hidden, config.vocab, kSequences, kSeq, kStages, kRounds,
-      std::thread::hardware_concurrency(), processor(),
-      kSequences * kSeq * config.hidden * 2 / 1024, 1e6 * transfer, kStages);
-  auto splits = splits_of(config);
-  measure(splits, config, *kernels);
-  for (const auto& split : splits) print_split(split);
-  fmt::print(
-      "\nThe head's backward belongs to its forward (its logits are never kept), so the last "
-      "stage's\nforward is the dearer one. Idle shares of all stages' time:\n"
-      "- formula: (p-1) / (v m + p-1), for equal stages and free messages;\n"
-      "- unequal: what remains with ever more micro-batches, since all wait for the busiest "
-      "stage;\n"
-      "- simulated: measured stages, without and with the transfer's time; makespan with it.\n\n"
-      "| schedule | split | micro-batches | formula | unequal | simulated | with transfers | "
+      "\n| schedule | split | micro-batches | formula | unequal | simulated | with transfers | "
       "makespan, ms | of 1f1b's |\n|---|---|---|---|---|---|---|---|---|\n");
   using model::ScheduleKind;
   for (const int m : {8, 32}) {
@@ -360,6 +342,38 @@ void report(const model::ModelConfig& config, double transfer) {
   }
 }
 
+void report(double transfer) {
+  const auto kernels = model::make_cpu_kernels(1);
+  const auto first = bench_model(kVocabularies[0]);
+  fmt::print(
+      "# Pipeline schedules with measured stages\n\n"
+      "{} layers, hidden {}, bf16, micro-batches of {} x {} tokens, {} pipeline stages, one "
+      "thread\n"
+      "a stage; medians of {} rounds of processor time on {} cores of {}.\n"
+      "A stream of {} KiB takes {:.0f} us between two ranks of the host.\n\n"
+      "Made by `mpirun -n 2 build/tests/bench_pipeline`. Times of one virtual stage are measured\n"
+      "with its weights packed; the schedules are played by model/pipeline/simulate, as the\n"
+      "executor runs them (early_sends), not run on {} ranks. Idle shares of all stages' time:\n\n"
+      "- formula: (p-1) / (v m + p-1), for equal stages and free messages;\n"
+      "- unequal: what remains with ever more micro-batches, since all wait for the busiest "
+      "stage;\n"
+      "- simulated: measured stages, without and with the transfer's time; makespan with it.\n\n"
+      "The head's backward belongs to its forward (its logits are never kept), so the last\n"
+      "stage's forward may be the dearer one.\n",
+      first.layers, first.hidden, kSequences, kSeq, kStages, kRounds,
+      std::thread::hardware_concurrency(), processor(), kSequences * kSeq * first.hidden * 2 / 1024,
+      1e6 * transfer, kStages);
+  for (const auto vocab : kVocabularies) {
+    const auto config = bench_model(vocab);
+    auto splits = splits_of(config);
+    measure(splits, config, *kernels);
+    fmt::print("\n## Vocabulary of {}\n", vocab);
+    print_head(config, splits[0]);
+    print_table(splits, transfer);
+    for (const auto& split : splits) print_split(split);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -369,10 +383,9 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "bench_pipeline: needs 2 ranks, not {}\n", world->size());
     return 2;
   }
-  const auto config = bench_model();
-  const double transfer =
-      measure_transfer(*world, static_cast<std::size_t>(kSequences * kSeq * config.hidden));
-  if (world->rank() == 0) report(config, transfer);
+  const auto stream = kSequences * kSeq * bench_model(kVocabularies[0]).hidden;
+  const double transfer = measure_transfer(*world, static_cast<std::size_t>(stream));
+  if (world->rank() == 0) report(transfer);
   world->barrier();
   return 0;
 }
