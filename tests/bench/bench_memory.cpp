@@ -200,6 +200,10 @@ int run(int argc, char** argv) {
                                      "train.micro_batch=2",
                                      "run.precision=bf16",
                                      "run.threads=1"};
+  for (const auto& word : words) {  // a key may be given once
+    const auto key = word.substr(0, word.find('=') + 1);
+    std::erase_if(overrides, [&](const auto& own) { return own.starts_with(key); });
+  }
   overrides.insert(overrides.end(), words.begin(), words.end());
   auto deck = app::read_deck(nullptr, std::string(PG_SOURCE_DIR) + "/inputs/gpt2_124m.toml",
                              overrides, app::Purpose::kTrain, world.size());
