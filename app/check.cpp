@@ -76,6 +76,7 @@ std::string check_report(const Deck& deck, int ranks) {
   if (plan.slots > 0) out += byte_line("places in use", plan.slots);
   out += byte_line("activations", plan.activations);
   out += byte_line("packed copies", plan.packed);
+  if (plan.communication > 0) out += byte_line("communication", plan.communication);
   out += byte_line("total", plan.total);
   return out;
 }

@@ -87,8 +87,10 @@ std::string banner_text(const Banner& b) {
                           size(memory.total), stages.size() > 1 ? " of the largest stage" : "",
                           size(memory.weights), size(memory.gradients), size(memory.master),
                           size(memory.moments)));
-  text += row("", fmt::format("places in use {}, activations {}, packed copies of weights {}",
-                              size(memory.slots), size(memory.activations), size(memory.packed)));
+  text +=
+      row("", fmt::format("places in use {}, activations {}, packed copies {}, communication {}",
+                          size(memory.slots), size(memory.activations), size(memory.packed),
+                          size(memory.communication)));
   text += row("data", fmt::format("{}: {} tokens, {} samples of {}", d.data.train,
                                   count_text(b.train_tokens), count_text(b.samples), d.train.seq));
   text += row("step", fmt::format("{} sequences = {} tokens, micro-batches of {} x {} a rank",

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "app/parallel_plan.h"
+#include "comm/staging.h"
 #include "model/flops.h"
 #include "model/param_store.h"
 
@@ -15,8 +16,12 @@ namespace {
 // 3 those of the largest place in each slot, since copies go by address.
 std::int64_t packed_elements(const model::ParamLayout& layout, const model::ModelConfig& config) {
   std::array<std::int64_t, model::ParamLayout::kSlots> in_slot{};
+  const bool has_head = std::any_of(layout.parts().begin(), layout.parts().end(),
+                                    [](const auto& part) { return part.head; });
   std::int64_t all = 0;
   for (std::int64_t place = 0; place < layout.places(); ++place) {
+    // Without the head a tied table is only looked up.
+    if (place == model::ParamTable::kTokenPlace && !has_head) continue;
     std::int64_t here = 0;
     for (const auto id : layout.params_of(place)) {
       const auto& spec = layout.table()[id];
@@ -32,6 +37,54 @@ std::int64_t packed_elements(const model::ParamLayout& layout, const model::Mode
   std::int64_t slots = 0;
   for (const auto elements : in_slot) slots += elements;
   return slots;
+}
+
+// The largest second operand of a product for a weight's gradient, which is packed for the call:
+// the input of a block's linear layer.
+std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConfig& rank_config) {
+  const auto widest = std::max({deck.model.hidden, rank_config.q_width(), rank_config.ffn});
+  return deck.train.micro_batch * deck.train.seq * widest;
+}
+
+// A group keeps the room of its largest call, and calls on their way have their own.
+std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& layout,
+                                 DType compute) {
+  const auto& cut = layout.sharding();
+  const auto element = dtype_size(accumulator_of(compute));
+  const auto bytes = [&](std::int64_t elements) {
+    return elements * static_cast<std::int64_t>(element);
+  };
+
+  // Gradients over the replicas.
+  std::int64_t replicas = 0;
+  for (std::int64_t p = 0; p < layout.places(); ++p) {
+    const auto& place = layout.place(p);
+    if (!place.held) continue;
+    if (cut.zero == 0) {
+      replicas = std::max(replicas, comm::all_reduce_room(cut.replicas, place.piece, element));
+    } else if (cut.zero == 1) {  // all of them set out before the first is waited for
+      replicas += comm::reduce_scatter_room(cut.replicas, bytes(place.piece));
+    }
+  }
+  if (cut.zero >= 2) {  // one place of each slot
+    for (int slot = 0; slot < model::ParamLayout::kSlots; ++slot) {
+      const auto piece = layout.slot_elements(slot) / cut.replicas;
+      replicas += comm::reduce_scatter_room(cut.replicas, bytes(piece));
+    }
+  }
+
+  // The stream over tp.
+  const auto stream = deck.train.micro_batch * deck.train.seq * deck.model.hidden;
+  const auto width = dtype_size(compute);
+  const auto tensor = cut.sequence ? comm::reduce_scatter_room(
+                                         cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
+                                   : comm::all_reduce_room(cut.tp, stream, width);
+
+  // A tied table over its two stages.
+  const bool at_end = cut.pp > 1 && (cut.stage == 0 || cut.stage == cut.pp - 1);
+  const auto& tokens = layout.place(model::ParamTable::kTokenPlace);
+  const auto ends = layout.tied() && at_end ? comm::all_reduce_room(2, tokens.piece, element) : 0;
+  return replicas + tensor + ends;
 }
 
 }  // namespace
@@ -51,10 +104,12 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
   plan.activations =
       model::activation_bytes(deck.model, layout, compute, pipeline_options(deck, grid)).total();
   if (compute != DType::kF64) {
-    plan.packed =
-        2 * packed_elements(layout, deck.model) * static_cast<std::int64_t>(dtype_size(compute));
+    plan.packed = (2 * packed_elements(layout, deck.model) +
+                   packed_activation_elements(deck, layout.rank_config())) *
+                  static_cast<std::int64_t>(dtype_size(compute));
   }
-  plan.total = bytes.total() + plan.activations + plan.packed;
+  plan.communication = communication_bytes(deck, layout, compute);
+  plan.total = bytes.total() + plan.activations + plan.packed + plan.communication;
   return plan;
 }
 

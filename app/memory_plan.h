@@ -15,9 +15,12 @@ struct MemoryPlan {
   std::int64_t weights = 0, gradients = 0, master = 0, moments = 0;
   std::int64_t slots = 0;        // places in use whose weights or gradients ZeRO keeps in pieces
   std::int64_t activations = 0;  // the arenas' high water
-  // Copies of matrices in the layouts that the CPU's products like, one for each direction; these
-  // come from oneDNN, which may pad a little.
+  // Copies of matrices in the layouts that the CPU's products like, one for each direction, and of
+  // one activation; these come from oneDNN, which may pad a little.
   std::int64_t packed = 0;
+  // What sums over ranks receive into (comm/staging.h). Most of all in ZeRO 1, where the gradients
+  // of all places are on their way at once: (n-1)/n of them on n replicas.
+  std::int64_t communication = 0;
   std::int64_t total = 0;       // the sum of these
   std::int64_t parameters = 0;  // logical, of the whole model, each counted once
 };

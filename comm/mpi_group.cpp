@@ -1,6 +1,5 @@
 // Group over MPI: non-blocking calls on host buffers.
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -9,6 +8,7 @@
 #include "comm/error.h"
 #include "comm/group_checks.h"
 #include "comm/mpi_internal.h"
+#include "comm/staging.h"
 
 namespace pg::comm {
 
@@ -18,10 +18,6 @@ using mpi::check;
 
 // One call after another on a group meets in that order, so one tag serves all exchanges.
 constexpr int kExchangeTag = kLastTag + 1;
-
-// all_reduce in blocks, from this many bytes a rank: shorter ones gain nothing from it.
-constexpr std::size_t kBlockBytes = std::size_t{16} << 20;
-constexpr std::size_t kLeastPartBytes = std::size_t{1} << 20;
 
 char* at(const BufferView& buffer, std::size_t element) {
   return static_cast<char*>(buffer.data) + element * dtype_size(buffer.dtype);
@@ -182,7 +178,8 @@ class MpiGroup final : public Group {
     Call call = begin("reduce_scatter", send.dtype);
     PartSum sum{core_, size_, rank_, longest_, core_->reductions.op(send.dtype, op), recv};
     sum.own = part(send, recv.count, rank_);
-    sum.theirs = room_for(recv.bytes() * static_cast<std::size_t>(size_ - 1));
+    sum.theirs = room_for(static_cast<std::size_t>(
+        reduce_scatter_room(size_, static_cast<std::int64_t>(recv.bytes()))));
     for (int step = 1; step < size_; ++step) {
       const int from = (rank_ + size_ - step) % size_;
       start_recv(call, sum.from(from), from, kExchangeTag);
@@ -252,14 +249,10 @@ class MpiGroup final : public Group {
   // powers of two it gains from 32 MiB on, 0.5 to 0.7 of the time at 64 MiB (2 to 8 ranks of one
   // host). Blocks, so that the room it needs stays small.
   std::size_t all_reduce_blocks(const BufferView& inout, ReduceOp op) {
-    const auto ranks = static_cast<std::size_t>(size_);
-    if (std::has_single_bit(ranks) && inout.bytes() < 2 * kBlockBytes) return 0;
-    const std::size_t most =  // elements a part
-        std::max<std::size_t>(1, kBlockBytes / dtype_size(inout.dtype) / ranks);
+    if (!all_reduce_in_blocks(size_, inout.bytes())) return 0;
     std::size_t done = 0;
-    while ((inout.count - done) / ranks * dtype_size(inout.dtype) >= kLeastPartBytes) {
-      const std::size_t count = std::min(most, (inout.count - done) / ranks);
-      const BufferView block{at(inout, done), count * ranks, inout.dtype};
+    while (const auto count = all_reduce_part(size_, inout.count - done, dtype_size(inout.dtype))) {
+      const BufferView block{at(inout, done), count * static_cast<std::size_t>(size_), inout.dtype};
       const BufferView mine = part(block, count, rank_);
       reduce_scatter(block, mine, op).wait();
       all_gather(mine, block).wait();

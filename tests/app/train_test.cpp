@@ -150,7 +150,7 @@ TEST(Train, planned_activations_are_the_arena_s_high_water) {
       const auto plan = app::plan_memory(deck, grid.shape(), grid.coord());
       EXPECT_EQ(trainer.arena_high_water(), plan.activations);
       EXPECT_EQ(plan.total, plan.weights + plan.gradients + plan.master + plan.moments +
-                                plan.activations + plan.packed);
+                                plan.activations + plan.packed + plan.communication);
     }
   }
 }

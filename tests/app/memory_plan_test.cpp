@@ -1,0 +1,181 @@
+// Planned bytes are those that a run takes, on every rank's own coordinate; and both are what the
+// formulas of the literature say (harness/memory_formula.h).
+#include "app/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "app/parallel_plan.h"
+#include "harness/memory_formula.h"
+#include "harness/tiny_run.h"
+
+namespace pg::testing {
+namespace {
+
+using model::Recompute;
+using model::ScheduleKind;
+
+comm::Communicator world() {
+  return comm::Communicator::world();
+}
+
+struct Case {
+  bool gpt2;
+  int dp, tp, pp;
+  bool sequence;
+  ScheduleKind schedule;
+  int zero;
+  model::RecomputePlan recompute;
+
+  std::string text() const {
+    return fmt::format("{} dp {} tp {} pp {} {}{} zero {} recompute {} of {} layers",
+                       gpt2 ? "gpt2" : "llama", dp, tp, pp, model::schedule_name(schedule),
+                       sequence ? " sp" : "", zero, static_cast<int>(recompute.mode),
+                       recompute.layers);
+  }
+};
+
+// Widths of no round number, so that padding shows; four micro-batches or more.
+app::Deck deck_of(const Case& c, DType precision) {
+  static const auto tokens =
+      make_tokens(world(), "memory" + std::to_string(world().size()), 1201, 61, 5);
+  auto deck = c.gpt2 ? gpt2_deck(tokens, precision) : llama_deck(tokens, precision);
+  deck.model.layers = 5;
+  deck.model.heads = c.gpt2 ? 6 : 8;
+  deck.model.kv_heads = c.gpt2 ? 6 : 2;
+  deck.model.head_dim = c.gpt2 ? 5 : 6;
+  deck.model.ffn = c.gpt2 ? 54 : 44;
+  deck.train.global_batch = 12;
+  deck.train.micro_batch = 1;
+  deck.grid.dp = c.dp;
+  deck.grid.tp = c.tp;
+  deck.grid.pp = c.pp;
+  deck.grid.zero = c.zero;
+  deck.grid.sequence_parallel = c.sequence;
+  deck.pipeline.schedule = c.schedule;
+  deck.pipeline.chunks = c.schedule == ScheduleKind::kInterleaved ? 2 : 1;
+  deck.recompute.mode = c.recompute.mode;
+  deck.recompute.layers = c.recompute.layers;
+  return deck;
+}
+
+// Every ZeRO stage with every recomputation on every grid of this many ranks that the models allow.
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  const std::vector<model::RecomputePlan> recomputes{
+      {Recompute::kNone, 0}, {Recompute::kSelective, 3}, {Recompute::kFull, 0}};
+  const int ranks = world().size();
+  int turn = 0;
+  for (int tp = 1; tp <= ranks; ++tp) {
+    for (int pp = 1; pp <= ranks / tp; ++pp) {
+      if (ranks % (tp * pp) != 0) continue;
+      for (int zero = 0; zero <= 3; ++zero) {
+        for (const auto& recompute : recomputes) {
+          // The models, the schedules and sequence parallelism take turns.
+          ++turn;
+          Case c{turn % 2 == 0,
+                 ranks / (tp * pp),
+                 tp,
+                 pp,
+                 tp > 1 && turn / 2 % 2 == 0,
+                 ScheduleKind::k1F1B,
+                 zero,
+                 recompute};
+          if (pp > 1 && turn % 3 == 0) c.schedule = ScheduleKind::kGPipe;
+          if (pp == 2 && turn % 3 == 1) c.schedule = ScheduleKind::kInterleaved;
+          if (app::cut_problems(deck_of(c, DType::kF64)).empty()) all.push_back(c);
+          c.gpt2 = !c.gpt2;
+          if (app::cut_problems(deck_of(c, DType::kF64)).empty()) all.push_back(c);
+        }
+      }
+    }
+  }
+  return all;
+}
+
+constexpr std::int64_t kAlignment = 32;  // elements that a place is rounded up to
+
+TEST(MemoryPlan, planned_bytes_are_those_taken_on_every_coordinate) {
+  for (const auto& c : cases()) {
+    const auto deck = deck_of(c, DType::kF64);
+    comm::ProcessGrid grid(world(), app::grid_of(deck, world().size()));
+    app::Trainer trainer(deck, grid);
+    trainer.step();
+    const auto plan = app::plan_memory(deck, grid.shape(), grid.coord());
+    EXPECT_EQ(trainer.arena_high_water(), plan.activations) << c.text();
+    const auto bytes = trainer.params().bytes();
+    EXPECT_EQ(bytes.weights, plan.weights) << c.text();
+    EXPECT_EQ(bytes.gradients, plan.gradients) << c.text();
+    EXPECT_EQ(bytes.master, plan.master) << c.text();
+    EXPECT_EQ(bytes.moments, plan.moments) << c.text();
+    EXPECT_EQ(bytes.slots, plan.slots) << c.text();
+    EXPECT_EQ(plan.total, bytes.total() + plan.activations + plan.packed + plan.communication);
+  }
+}
+
+// No storage here: a plan is arithmetic, so the larger types cost nothing.
+TEST(MemoryPlan, planned_bytes_are_the_formulas) {
+  for (const auto& c : cases()) {
+    if (c.schedule == ScheduleKind::kInterleaved) continue;
+    for (const auto type : {DType::kF64, DType::kF32, DType::kBF16}) {
+      const auto deck = deck_of(c, type);
+      const auto shape = app::grid_of(deck, world().size());
+      const auto coord = shape.coord(comm::WorldRank{world().rank()});
+      const auto cut = app::sharding_of(deck, shape, coord);
+      const auto plan = app::plan_memory(deck, shape, coord);
+      const auto formula = memory_formula(deck, shape, app::layout_of(deck, cut));
+      EXPECT_EQ(plan.activations, formula.activations()) << c.text() << " " << dtype_name(type);
+
+      // A place is padded to a multiple of the alignment and of the replicas that cut it: by less
+      // than one and than the other. What is kept in pieces is padded by less than one element.
+      const std::int64_t n = cut.replicas;
+      const auto near = [&](std::int64_t planned, double exact, std::int64_t most, DType of) {
+        const auto unit = static_cast<double>(dtype_size(of));
+        const auto waste = (static_cast<double>(planned) - exact) / unit;
+        EXPECT_GE(waste, -1e-6) << c.text();  // of rounding P / n to a double
+        EXPECT_LE(waste, static_cast<double>(most) + 1e-6) << c.text();
+      };
+      const auto whole = formula.places * (kAlignment + n - 2);
+      const auto piece = cut.zero > 0 && n > 1 ? formula.places : formula.places * (kAlignment - 1);
+      const auto exact_type = accumulator_of(type);
+      near(plan.weights, formula.weights, cut.zero < 3 ? whole : piece,
+           cut.zero < 3 ? type : exact_type);
+      near(plan.gradients, formula.gradients, cut.zero < 2 ? whole : piece, exact_type);
+      near(plan.master, formula.master, piece, exact_type);
+      near(plan.moments, formula.moments, 2 * piece, exact_type);
+      near(plan.slots, formula.slots, 2 * formula.slot_places * (n - 1), exact_type);
+    }
+  }
+}
+
+// Each matrix is packed on one stage: a tied table's first stage only looks up in it.
+TEST(MemoryPlan, stages_pack_the_matrices_of_one_rank) {
+  const Case c{true, 1, 1, 2, false, ScheduleKind::k1F1B, 0, {}};
+  const auto deck = deck_of(c, DType::kBF16);
+  const auto stages = app::plan_stages(deck, comm::GridShape(1, 1, 2, 1, 1));
+  const auto whole = app::plan_memory(deck, comm::GridShape(1, 1, 1, 1, 1), {});
+  // And a call packs one activation, on each stage: here the feed-forward layer's, 12 tokens of 54.
+  const std::int64_t activation = 12 * 54 * 2;
+  EXPECT_EQ(stages[0].packed + stages[1].packed, whole.packed + activation);
+}
+
+// Room for the other replicas' parts of the gradients: of every place at once in stage 1, of the
+// places in use in 2 and 3 (their slots' n-1 n-ths).
+TEST(MemoryPlan, sums_over_replicas_need_room_for_the_others) {
+  if (world().size() < 2) GTEST_SKIP();
+  Case c{true, world().size(), 1, 1, false, ScheduleKind::k1F1B, 0, {}};
+  const auto plan_of = [&](int zero) {
+    c.zero = zero;
+    const auto deck = deck_of(c, DType::kBF16);
+    const auto shape = app::grid_of(deck, world().size());
+    return app::plan_memory(deck, shape, shape.coord(comm::WorldRank{world().rank()}));
+  };
+  const std::int64_t n = world().size();
+  const auto one = plan_of(1), two = plan_of(2), three = plan_of(3);
+  EXPECT_EQ(one.communication, (n - 1) * one.master);
+  EXPECT_EQ(two.communication, two.slots / n * (n - 1));
+  EXPECT_EQ(three.communication, two.communication);
+  EXPECT_LT(two.communication, one.communication);
+}
+
+}  // namespace
+}  // namespace pg::testing
