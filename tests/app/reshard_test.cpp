@@ -167,12 +167,14 @@ TEST(Reshard, bf16_checkpoints_continue_as_close_to_fp64_as_one_rank) {
 }
 
 TEST(Reshard, the_same_grid_continues_with_the_same_digits) {
-  for (const auto& c :
-       {kAllAxes, on(kLlama, 3, 1, 2, 2), on(kGpt2, 2, 1, 3, 3), sp(on(kGpt2, 1, 6, 1, 0))}) {
-    for (const auto type : {DType::kF64, DType::kF32, DType::kBF16}) {
-      expect_same_run({"the same grid", type, c, c}, 0.0);
-    }
-  }
+  const std::vector<Move> moves = {
+      {"every axis", DType::kF64, kAllAxes, kAllAxes},
+      {"every axis", DType::kBF16, kAllAxes, kAllAxes},
+      {"dp 3 pp 2 zero 2", DType::kF32, on(kLlama, 3, 1, 2, 2), on(kLlama, 3, 1, 2, 2)},
+      {"tied dp 2 pp 3 zero 3", DType::kBF16, on(kGpt2, 2, 1, 3, 3), on(kGpt2, 2, 1, 3, 3)},
+      {"tp 6 sp", DType::kF32, sp(on(kGpt2, 1, 6, 1, 0)), sp(on(kGpt2, 1, 6, 1, 0))},
+  };
+  for (const auto& move : moves) expect_same_run(move, 0.0);
 }
 
 // Dropped on the rank that owns it, and on one that holds a copy, where no file shows it.
