@@ -7,6 +7,8 @@
 
 #include "app/console.h"
 #include "app/memory_plan.h"
+#include "app/parallel_plan.h"
+#include "model/pipeline/simulate.h"
 
 namespace pg::app {
 namespace {
@@ -15,6 +17,33 @@ std::string byte_line(const char* what, std::int64_t bytes) {
   constexpr double kMiB = 1 << 20;
   return fmt::format("#   {:<14}{:>22}  {:>12.1f} MiB\n", what, count_text(bytes),
                      static_cast<double>(bytes) / kMiB);
+}
+
+// The layers of each stage, and how long the stages would wait for each other if a block took the
+// time of its FLOP and a backward that of two forwards, without messages.
+std::string pipeline_text(const Deck& deck, const comm::GridShape& grid) {
+  const int stages = grid.size(comm::Axis::kPP);
+  const auto options = pipeline_options(deck, grid);
+  const model::ScheduleShape shape{options.schedule, stages, static_cast<int>(deck.pipeline.chunks),
+                                   options.micro_batches};
+  const auto costs = model::layer_costs(deck.model, deck.train.seq);
+  const auto parts = model::split_layers(deck.model.layers, stages * shape.chunks, costs);
+  model::PipelineCosts times;
+  std::string layers;
+  for (const auto& part : parts) {
+    const double work = static_cast<double>(part.layers) * costs.block +
+                        (part.embeds ? costs.embed : 0.0) + (part.head ? costs.head : 0.0);
+    times.forward.push_back(work / 3.0);
+    times.backward.push_back(work / 1.5);
+    layers += fmt::format("{}{}", layers.empty() ? "" : " ", part.layers);
+  }
+  std::vector<std::vector<model::Action>> lists;
+  for (const auto& list : model::make_schedules(shape)) lists.push_back(model::early_sends(list));
+  return fmt::format(
+      "# stages  {} layers; {}: {:.1f} % of the time idle, {:.1f} % if all stages were equal\n",
+      layers, model::schedule_name(shape.kind),
+      100.0 * model::simulate(shape, lists, times).idle_share(),
+      100.0 * model::ideal_idle_share(shape));
 }
 
 }  // namespace
@@ -34,6 +63,7 @@ std::string check_report(const Deck& deck, int ranks) {
       "# batch   {} sequences = {} ranks x {} micro-batches x {}; {} tokens a step\n",
       train.global_batch, batch_ranks, train.global_batch / (batch_ranks * train.micro_batch),
       train.micro_batch, count_text(train.global_batch * train.seq));
+  if (stages.size() > 1) out += pipeline_text(deck, grid);
   out += stages.size() == 1 ? std::string("# bytes per rank\n")
                             : fmt::format(
                                   "# bytes per rank, pipeline stage {} of {}, which needs "

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kRanksMax = 1 << 20;
 // In the design, not in this version.
-constexpr std::string_view kLater[] = {"generate", "plan", "verify", "convert", "report"};
+constexpr std::string_view kLater[] = {"generate", "plan", "convert", "report"};
 
 const Command* find(std::span<const Command> commands, std::string_view name) {
   for (const auto& command : commands) {

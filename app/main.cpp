@@ -15,6 +15,7 @@
 #include "app/prepare.h"
 #include "app/schema.h"
 #include "app/train.h"
+#include "app/verify.h"
 #include "comm/error.h"
 #include "comm/mpi_session.h"
 
@@ -29,6 +30,12 @@ int train(const Invocation& call, comm::Group* world) {
   const auto deck =
       app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
   return static_cast<int>(app::run_train(deck, comm::Communicator::world()));
+}
+
+int verify(const Invocation& call, comm::Group* world) {
+  const auto deck =
+      app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
+  return static_cast<int>(app::run_verify(deck, comm::Communicator::world()));
 }
 
 int check(const Invocation& call, comm::Group*) {
@@ -60,6 +67,8 @@ const Command kCommands[] = {
      prepare},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
      Command::Takes::kDeckAndRanks, false, check},
+    {"verify", "a few steps on this grid against one rank in fp64; under mpirun or srun",
+     Command::Takes::kDeck, true, verify},
     {"inspect", "what a checkpoint, run or token file holds; verifies its digests",
      Command::Takes::kPath, false, inspect},
     {"help", "the deck's keys with types, defaults, units and meaning", Command::Takes::kSection,

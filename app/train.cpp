@@ -1,20 +1,18 @@
 #include "app/train.h"
 
 #include <fmt/ranges.h>
-#include <sched.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <ctime>
 #include <optional>
-#include <thread>
 
 #include "app/console.h"
 #include "app/matmul_rate.h"
 #include "app/resume_check.h"
 #include "app/schema.h"
+#include "app/threads.h"
+#include "app/traffic_report.h"
 #include "app/trainer.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
@@ -31,19 +29,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// Threads of one rank: the deck's, else OMP_NUM_THREADS, else the cores that the launcher bound it
-// to, else its share of the host.
-std::int64_t threads_of(const Deck& deck, const comm::ProcessGrid& grid) {
-  if (deck.run.threads > 0) return deck.run.threads;
-  if (const char* set = std::getenv("OMP_NUM_THREADS"); set != nullptr && std::atoi(set) > 0) {
-    return std::atoi(set);
-  }
-  cpu_set_t mask;
-  const int bound = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : 1;
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  return bound < cores ? bound : std::max(1, cores / grid.local_size());
 }
 
 std::int64_t peak_bytes(comm::Group& world) {
@@ -226,14 +211,17 @@ class Run {
                          static_cast<double>(r.tokens) / r.seconds;
     const double mfu = matmul_flops_ > 0 ? flops / matmul_flops_ : NAN;
     const auto peak = peak_bytes(world());
+    const auto traffic = traffic_json(world(), r.traffic);
     comm::together(world(), [&] {
       if (!root()) return;
       metrics_->write(fmt::format(
           "{{\"step\": {}, \"loss\": {}, \"aux_loss\": 0, \"lr\": {}, \"grad_norm\": {}, "
-          "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}}}",
+          "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
+          "\"comm\": {}}}",
           r.step, io::json_number(r.loss), io::json_number(r.lr), io::json_number(r.grad_norm),
           r.tokens, io::json_number(r.seconds),
-          io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak));
+          io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak,
+          traffic));
     });
     const auto every = deck_.log.every;
     if (every > 0 && (r.step % every == 0 || r.step == 1 || r.step == deck_.train.steps)) {

@@ -86,6 +86,7 @@ StepResult Trainer::step() {
   const auto begin = Clock::now();
   StepResult result;
   result.step = completed_ + 1;
+  grid_.traffic().reset();
 
   // 1. The step's samples, and the number of tokens that its loss is a mean over.
   const auto batch = deck_.train.global_batch;
@@ -117,6 +118,7 @@ StepResult Trainer::step() {
   weights_.publish();
   completed_ = result.step;
   next_sample_ += batch;
+  result.traffic = grid_.traffic().rows();
   result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return result;
 }

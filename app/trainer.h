@@ -23,6 +23,7 @@ struct StepResult {
   double lr = 0, grad_norm = 0;
   std::int64_t tokens = 0;  // counted, over all ranks
   double seconds = 0;
+  std::vector<comm::TrafficRow> traffic;  // what this rank's groups carried in the step
 };
 
 struct EvalResult {

@@ -41,6 +41,7 @@ void GradReducer::done(std::int64_t place, bool last) {
     return;
   }
   if (!last || groups_.replicas->size() == 1 || dropped(place)) return;
+  if (pending_.size() == kInFlight) pending_.pop_front();  // which waits
   pending_.push_back(params_.layout().shards() > 1
                          ? groups_.replicas->reduce_scatter(buffer_view(whole), buffer_view(own),
                                                             comm::ReduceOp::kSum)

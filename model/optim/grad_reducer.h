@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -41,6 +42,10 @@ class GradReducer {
   // All sums have arrived.
   void finish();
 
+  // Below stage 2, sums of so many places are on their way at once: one travels while the next
+  // place computes, and a group's room for messages stays small.
+  static constexpr std::size_t kInFlight = 2;
+
   Sabotage& sabotage() { return sabotage_; }
 
  private:
@@ -51,7 +56,7 @@ class GradReducer {
   ParamStore& params_;
   Kernels& kernels_;
   Groups groups_;
-  std::vector<comm::Pending> pending_;
+  std::deque<comm::Pending> pending_;
   struct Flight {
     std::int64_t place = -1;
     comm::Pending pending;

@@ -40,13 +40,40 @@ ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
         result.worst_loss = d;
         result.worst_step = static_cast<std::int64_t>(i) + 1;
       }
+      const double n = std::abs(trace.grad_norms[i] / reference.grad_norms[i] - 1.0);
+      if (!(n <= result.worst_norm)) result.worst_norm = n;
     }
   }
   // Ranks outside take part in nothing; all need one verdict.
   const auto group = comm::make_mpi_group(world, "parity");
   result.worst_gradient = comm::all_reduce(*group, result.worst_gradient, comm::ReduceOp::kMax);
   result.worst_loss = comm::all_reduce(*group, result.worst_loss, comm::ReduceOp::kMax);
+  result.worst_norm = comm::all_reduce(*group, result.worst_norm, comm::ReduceOp::kMax);
   return result;
+}
+
+RunError error_of(const Trace& trace, const Trace& exact) {
+  std::vector<double> mine, theirs;
+  for (const auto& [name, gradient] : exact.first_gradients) {
+    const auto& other = trace.first_gradients.at(name);
+    mine.insert(mine.end(), other.begin(), other.end());
+    theirs.insert(theirs.end(), gradient.begin(), gradient.end());
+  }
+  return {deviation(trace.losses, exact.losses), deviation(mine, theirs)};
+}
+
+RunError error_on_grid(const app::Deck& deck, int ranks, const Trace& exact) {
+  const auto world = comm::Communicator::world();
+  const bool inside = world.rank() < ranks;
+  const auto part = world.split(inside ? 0 : -1, world.rank());
+  RunError error;
+  if (inside) {
+    error = error_of(train(part, deck, static_cast<std::int64_t>(exact.losses.size())), exact);
+  }
+  const auto group = comm::make_mpi_group(world, "parity");
+  error.loss = comm::all_reduce(*group, error.loss, comm::ReduceOp::kMax);
+  error.gradient = comm::all_reduce(*group, error.gradient, comm::ReduceOp::kMax);
+  return error;
 }
 
 }  // namespace pg::testing

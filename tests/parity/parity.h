@@ -2,6 +2,7 @@
 // grids and cases here, not another harness.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -13,14 +14,16 @@ struct ParityBounds {
   double gradient = 0;        // relative Frobenius, each parameter of the first step
   double gradient_floor = 0;  // of the largest gradient's norm: below it only noise is compared
   double loss = 0;            // relative, each step
+  double norm = INFINITY;     // the gradient norm's, relative, each step
 };
 
 struct ParityResult {
-  double worst_gradient = 0, worst_loss = 0;
+  double worst_gradient = 0, worst_loss = 0, worst_norm = 0;
   std::string worst_parameter;
   std::int64_t worst_step = 0;
   bool within(const ParityBounds& bounds) const {
-    return worst_gradient <= bounds.gradient && worst_loss <= bounds.loss;
+    return worst_gradient <= bounds.gradient && worst_loss <= bounds.loss &&
+           worst_norm <= bounds.norm;
   }
 };
 
@@ -28,6 +31,15 @@ struct ParityResult {
 // with the reference; all ranks return the same result.
 ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
                      const ParityBounds& bounds, const model::Sabotage& sabotage = {});
+
+// How far a run of lower precision is from an exact one: of the losses together, and of the first
+// step's gradients together, relative Frobenius.
+struct RunError {
+  double loss = 0, gradient = 0;
+};
+RunError error_of(const Trace& trace, const Trace& exact);
+// Collective, as compare: that of `deck` on the first `ranks` ranks.
+RunError error_on_grid(const app::Deck& deck, int ranks, const Trace& exact);
 
 // The reference: the deck on one rank.
 Trace one_rank(app::Deck deck, std::int64_t steps);

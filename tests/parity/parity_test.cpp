@@ -18,7 +18,7 @@
 namespace pg::testing {
 namespace {
 
-constexpr ParityBounds kFp64{1e-9, 1e-6, 1e-9};
+constexpr ParityBounds kFp64{1e-9, 1e-6, 1e-9, 1e-9};
 constexpr ParityBounds kFp32{1e-5, 1e-3, 2e-4};
 
 struct GridCase {
@@ -49,6 +49,7 @@ void expect_parity(const app::Deck& deck, const char* name, const ParityBounds& 
         << name << " on " << grid.name << ": " << result.worst_parameter;
     EXPECT_LE(result.worst_loss, bounds.loss)
         << name << " on " << grid.name << " at step " << result.worst_step;
+    EXPECT_LE(result.worst_norm, bounds.norm) << name << " on " << grid.name;
     if (comm::Communicator::world().rank() == 0) {
       std::printf("    %-12s %-4s gradient %.1e of %.0e, loss %.1e of %.0e\n", name,
                   grid.name.c_str(), result.worst_gradient, bounds.gradient, result.worst_loss,
