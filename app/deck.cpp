@@ -13,8 +13,10 @@ std::string grid_problem(const GridSection& grid, int ranks) {
                                 grid.dp > 0 ? fmt::format("{}", grid.dp) : "(what is left)",
                                 grid.tp, grid.pp, grid.ep, grid.cp);
   if (ranks % others != 0) {
-    return fmt::format("{} does not fit {} ranks: tp*pp*ep*cp = {} does not divide {}", axes, ranks,
-                       others, ranks);
+    return fmt::format(
+        "{} does not fit {} ranks: tp*pp*ep*cp = {} does not divide {} (legal: a divisor of {}, or "
+        "{} ranks)",
+        axes, ranks, others, ranks, ranks, ranks < others ? others : ranks / others * others);
   }
   return fmt::format("{} is {} ranks, but there are {}; legal: dp = {}, or 0 for what is left",
                      axes, product, ranks, ranks / others);

@@ -61,6 +61,11 @@ bool cuts_kv(std::int64_t kv_heads, std::int64_t tp) {
   return kv_heads % tp == 0 || tp % kv_heads == 0;
 }
 
+// "2 to 8"; a range of one value, or of none, is its least.
+std::string range_text(std::int64_t least, std::int64_t most) {
+  return most <= least ? std::to_string(least) : fmt::format("{} to {}", least, most);
+}
+
 // Every tp that all of the model's sizes allow.
 std::string legal_tp(const model::ModelConfig& m) {
   std::vector<std::string> legal;
@@ -73,6 +78,11 @@ std::string legal_tp(const model::ModelConfig& m) {
 }
 
 }  // namespace
+
+std::string multiples_text(std::int64_t n, std::int64_t unit) {
+  const auto below = n / unit * unit;
+  return below == 0 ? std::to_string(unit) : fmt::format("{} or {}", below, below + unit);
+}
 
 std::vector<CutProblem> cut_problems(const Deck& deck) {
   std::vector<CutProblem> problems;
@@ -91,21 +101,97 @@ std::vector<CutProblem> cut_problems(const Deck& deck) {
   } else if (m.vocab < tp) {
     refuse(fmt::format("{} is more than model.vocab = {}", tp, m.vocab));
   }
-  if (deck.grid.sequence_parallel && deck.train.seq % tp != 0) {
-    problems.push_back(
-        {"grid.sequence_parallel",
-         fmt::format("train.seq = {} is not a multiple of grid.tp = {}", deck.train.seq, tp)});
+  if (const auto seq = deck.train.seq; deck.grid.sequence_parallel && seq % tp != 0) {
+    problems.push_back({"grid.sequence_parallel",
+                        fmt::format("it cuts train.seq = {} over grid.tp = {}, which does not "
+                                    "divide it (legal: false, or train.seq = {})",
+                                    seq, tp, multiples_text(seq, tp))});
   }
-  const auto stages = deck.grid.pp * deck.pipeline.chunks;
-  if (m.layers < stages) {
+  const auto pp = deck.grid.pp, chunks = deck.pipeline.chunks;
+  const std::int64_t least = deck.pipeline.schedule == model::ScheduleKind::kInterleaved ? 2 : 1;
+  if (m.layers < pp) {
+    problems.push_back({"grid.pp", fmt::format("{} stages need a layer each, and model.layers = {} "
+                                               "(legal: {})",
+                                               pp, m.layers, range_text(1, m.layers / least))});
+  } else if (m.layers < pp * chunks) {
     problems.push_back(
-        {"grid.pp", fmt::format("pp * chunks = {} * {} = {} is more than model.layers = {} (legal: "
-                                "at most {} of them)",
-                                deck.grid.pp, deck.pipeline.chunks, stages, m.layers, m.layers)});
+        {"pipeline.chunks",
+         fmt::format("{} chunks on each of grid.pp = {} stages need a layer each, and model.layers "
+                     "= {} (legal: {})",
+                     chunks, pp, m.layers, range_text(least, m.layers / pp))});
   }
   if (deck.recompute.layers > m.layers) {
-    problems.push_back({"recompute.layers", fmt::format("{} is more than model.layers = {}",
-                                                        deck.recompute.layers, m.layers)});
+    problems.push_back(
+        {"recompute.layers", fmt::format("{} is more than model.layers = {} (legal: 0 to {})",
+                                         deck.recompute.layers, m.layers, m.layers)});
+  }
+  return problems;
+}
+
+namespace {
+
+// Forwards of one step and all stages. A rank lays out the schedule of all of them to find its own
+// part: this many take some ten megabytes and some tens of milliseconds.
+constexpr std::int64_t kForwardsMax = 1 << 18;
+
+// Chunks that do not fit the schedule, or a schedule that does not fit the stages.
+void add_chunk_problems(const Deck& deck, std::vector<CutProblem>& problems) {
+  const auto pp = deck.grid.pp, chunks = deck.pipeline.chunks, layers = deck.model.layers;
+  if (deck.pipeline.schedule != model::ScheduleKind::kInterleaved) {
+    if (chunks == 1) return;
+    problems.push_back(
+        {"pipeline.chunks",
+         fmt::format("pipeline.schedule = \"{}\" has one chunk a stage (legal: 1, or more with "
+                     "\"interleaved\" on grid.pp >= 2)",
+                     model::schedule_name(deck.pipeline.schedule))});
+  } else if (pp == 1 || layers < 2 * pp) {
+    const auto why = pp == 1 ? std::string("at least 2 stages, and grid.pp = 1")
+                             : fmt::format(
+                                   "at least 2 layers on each of grid.pp = {} stages, and "
+                                   "model.layers = {}",
+                                   pp, layers);
+    problems.push_back({"pipeline.schedule",
+                        fmt::format("\"interleaved\" needs {} (legal: \"gpipe\", \"1f1b\")", why)});
+  } else if (chunks == 1) {
+    problems.push_back({"pipeline.chunks", fmt::format("\"interleaved\" needs at least 2 chunks a "
+                                                       "stage (legal: {})",
+                                                       range_text(2, layers / pp))});
+  }
+}
+
+}  // namespace
+
+std::vector<CutProblem> schedule_problems(const Deck& deck, std::int64_t dp) {
+  std::vector<CutProblem> problems;
+  add_chunk_problems(deck, problems);
+
+  const auto pp = deck.grid.pp, parts = pp * deck.pipeline.chunks;
+  const auto at_once = dp * deck.grid.ep * deck.train.micro_batch;
+  const auto batch = deck.train.global_batch;
+  const auto micro_batches = batch / at_once;
+  if (deck.pipeline.schedule == model::ScheduleKind::kInterleaved && micro_batches % pp != 0) {
+    problems.push_back(
+        {"train.global_batch",
+         fmt::format("{} sequences are {} micro-batches of {} on each of dp*ep = {}*{} ranks; "
+                     "\"interleaved\" needs a multiple of grid.pp = {} of them; nearest: {}",
+                     batch, micro_batches, deck.train.micro_batch, dp, deck.grid.ep, pp,
+                     multiples_text(batch, at_once * pp))});
+  }
+  // Validation passes are laid out too, of up to two rounds of the pipeline.
+  if (parts * 2 * pp > kForwardsMax) {
+    problems.push_back(
+        {"grid.pp", fmt::format("a schedule of {} stages x {} chunks is too large: 2*pp*pp*chunks "
+                                "is at most {}",
+                                pp, deck.pipeline.chunks, kForwardsMax)});
+  } else if (parts * micro_batches > kForwardsMax) {
+    problems.push_back(
+        {"train.global_batch",
+         fmt::format(
+             "{} sequences are {} micro-batches of {} on each of pp*chunks = {}*{} parts of "
+             "the model, a schedule that is too large (legal: at most {}, or a larger "
+             "train.micro_batch)",
+             batch, micro_batches, deck.train.micro_batch, pp, deck.pipeline.chunks,
+             kForwardsMax / parts * at_once)});
   }
   return problems;
 }

@@ -18,11 +18,17 @@ model::PipelineOptions pipeline_options(const Deck& deck, const comm::GridShape&
 // The grid's groups as the model code names them. Collective; `grid` must outlive them.
 model::Groups groups_of(const Deck& deck, comm::ProcessGrid& grid);
 
-// What keeps the model from being cut over grid.tp and grid.pp ranks, as (key, what is wrong with
-// the legal values); empty when nothing does.
+// The multiples of `unit` on both sides of `n`: "12 or 24".
+std::string multiples_text(std::int64_t n, std::int64_t unit);
+
+// One thing that is wrong: the key to change, and why with the legal values.
 struct CutProblem {
   std::string key, what;
 };
+// What keeps the model from being cut over grid.tp, grid.pp and pipeline.chunks; empty when nothing
+// does. For decks whose keys are each within their range.
 std::vector<CutProblem> cut_problems(const Deck& deck);
+// What keeps the cut model's micro-batches on `dp` data-parallel ranks from being scheduled.
+std::vector<CutProblem> schedule_problems(const Deck& deck, std::int64_t dp);
 
 }  // namespace pg::app

@@ -12,7 +12,8 @@ namespace pg::app {
 
 namespace {
 
-// These may change: they move no weight and no sample.
+// These may change: they move no weight and no sample. So may run.precision between those that keep
+// their exact weights in one type.
 constexpr std::array kFree{"model.dropout", "model.max_seq"};
 constexpr std::array kFixed{"run.seed", "train.seq"};
 
@@ -38,6 +39,13 @@ std::vector<std::string> resume_differences(const std::string& stored, const Dec
                                             const std::string& entry) {
   const auto before = stored_deck(stored, entry);
   std::vector<std::string> differences;
+  const auto was_exact = before.run.precision == DType::kF64;
+  const auto is_exact = deck.run.precision == DType::kF64;
+  if (was_exact != is_exact) {
+    differences.push_back(
+        fmt::format("run.precision: {}, was {} (legal: {})", dtype_name(deck.run.precision),
+                    dtype_name(before.run.precision), was_exact ? "fp64" : "fp32, bf16"));
+  }
   for (const auto& key : deck_schema()) {
     const auto name = key.spec.name();
     if (!must_stay(name) || key.field.get == nullptr) continue;

@@ -1,5 +1,6 @@
 // What may not change between a checkpoint and the run that resumes it: the model and which samples
 // come when. Tensor names and shapes alone would let another head count, rotary base or seed pass.
+// The grid, its schedule, ZeRO and recomputation may change freely.
 #pragma once
 
 #include <string>

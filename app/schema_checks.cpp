@@ -26,23 +26,37 @@ std::string divisors_text(std::int64_t n) {
   return io::comma_list(out);
 }
 
-// The multiples of `unit` on both sides of `n`: "12 or 24".
-std::string multiples_text(std::int64_t n, std::int64_t unit) {
-  const auto below = n / unit * unit;
-  if (below == 0) return fmt::format("{}", unit);
-  return fmt::format("{} or {}", below, below + unit);
+constexpr std::int64_t kRanksMax = 1 << 20;
+
+std::int64_t other_ranks(const GridSection& grid) {
+  return grid.tp * grid.pp * grid.ep * grid.cp;
+}
+
+// Of a grid that fits `ranks`. Without a number of ranks dp may not be known yet: one is the least
+// demand on batch sizes.
+std::int64_t data_ranks(const GridSection& grid, int ranks) {
+  return ranks > 0 ? ranks / other_ranks(grid) : std::max<std::int64_t>(grid.dp, 1);
+}
+
+// The key of a grid that does not fit: dp when there is a legal one, else an axis that was set.
+const char* axis_to_change(const GridSection& grid, int ranks) {
+  if (ranks % other_ranks(grid) == 0) return "grid.dp";
+  if (grid.tp > 1) return "grid.tp";
+  return grid.pp > 1 ? "grid.pp" : "grid.dp";
 }
 
 void check_grid(const Deck& deck, io::DeckReader& reader, int ranks) {
-  if (!reader.sound({"grid.dp", "grid.tp", "grid.pp", "grid.ep", "grid.cp"})) return;
   const auto& grid = deck.grid;
   const auto& train = deck.train;
-  auto dp = grid.dp;
   if (ranks > 0) {
     if (const auto problem = grid_problem(grid, ranks); !problem.empty()) {
-      return reader.refuse("grid.dp", problem);
+      return reader.refuse(axis_to_change(grid, ranks), problem);
     }
-    dp = ranks / (grid.tp * grid.pp * grid.ep * grid.cp);
+  } else if (const auto all = std::max<std::int64_t>(grid.dp, 1) * other_ranks(grid);
+             all > kRanksMax) {
+    return reader.refuse(
+        grid.dp > 1 ? "grid.dp" : axis_to_change(grid, 1),
+        fmt::format("the axes' product is {} ranks; {} is the limit", all, kRanksMax));
   }
   if (train.global_batch <= 0 || train.micro_batch <= 0) return;
   if (train.global_batch % train.micro_batch != 0) {
@@ -51,7 +65,7 @@ void check_grid(const Deck& deck, io::DeckReader& reader, int ranks) {
         fmt::format("{} is not a multiple of micro_batch = {}; nearest: {}", train.global_batch,
                     train.micro_batch, multiples_text(train.global_batch, train.micro_batch)));
   }
-  dp = std::max<std::int64_t>(dp, 1);  // 0: not known yet, and one rank is the least demand
+  const auto dp = data_ranks(grid, ranks);
   const auto at_once = dp * grid.ep * train.micro_batch;
   if (train.global_batch % at_once != 0) {
     reader.refuse(
@@ -64,34 +78,32 @@ void check_grid(const Deck& deck, io::DeckReader& reader, int ranks) {
   }
 }
 
-// How the model is cut over tensor-parallel ranks and pipeline stages.
-void check_cuts(const Deck& deck, io::DeckReader& reader, int ranks) {
+void check_recompute(const Deck& deck, io::DeckReader& reader) {
   if (reader.sound({"recompute.mode", "recompute.layers"}) && deck.recompute.layers > 0 &&
       deck.recompute.mode == model::Recompute::kNone) {
     reader.refuse("recompute.layers", "recompute.mode = \"none\" recomputes no layers (legal: 0)");
   }
+}
+
+// How the model is cut over tensor-parallel ranks and pipeline stages.
+void check_cuts(const Deck& deck, io::DeckReader& reader) {
   if (!reader.sound({"grid.tp", "grid.pp", "grid.sequence_parallel", "pipeline.chunks",
                      "model.heads", "model.kv_heads", "model.ffn", "model.vocab", "model.layers",
                      "train.seq", "recompute.layers"})) {
     return;
   }
   for (const auto& problem : cut_problems(deck)) reader.refuse(problem.key, problem.what);
-  if (!reader.sound({"grid.dp", "grid.ep", "grid.cp", "grid.pp", "pipeline.schedule",
-                     "pipeline.chunks", "train.global_batch", "train.micro_batch"})) {
+}
+
+void check_schedule(const Deck& deck, io::DeckReader& reader, int ranks) {
+  if (!reader.sound({"grid.dp", "grid.tp", "grid.pp", "grid.ep", "grid.cp", "pipeline.schedule",
+                     "pipeline.chunks", "model.layers", "train.global_batch",
+                     "train.micro_batch"})) {
     return;
   }
-  const auto& grid = deck.grid;
-  auto dp = std::max<std::int64_t>(grid.dp, 1);
-  if (ranks > 0 && grid_problem(grid, ranks).empty()) {
-    dp = ranks / (grid.tp * grid.pp * grid.ep * grid.cp);
+  for (const auto& problem : schedule_problems(deck, data_ranks(deck.grid, ranks))) {
+    reader.refuse(problem.key, problem.what);
   }
-  const auto micro_batches =
-      deck.train.global_batch / std::max<std::int64_t>(1, dp * grid.ep * deck.train.micro_batch);
-  if (micro_batches < 1) return;
-  const auto problem = model::schedule_problem({deck.pipeline.schedule, static_cast<int>(grid.pp),
-                                                static_cast<int>(deck.pipeline.chunks),
-                                                static_cast<int>(micro_batches)});
-  if (!problem.empty()) reader.refuse("pipeline.schedule", problem);
 }
 
 void check_model(const Deck& deck, io::DeckReader& reader) {
@@ -237,9 +249,15 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
                   "it names a folder below runs/ and takes no slash; run.output takes "
                   "a path");
   }
-  if (purpose != Purpose::kPrepare) check_grid(deck, reader, ranks);
   check_model(deck, reader);
-  if (purpose != Purpose::kPrepare) check_cuts(deck, reader, ranks);
+  if (purpose != Purpose::kPrepare) {
+    // An axis may fit the ranks and not the model, and the reverse: two mistakes.
+    const bool axes = reader.sound({"grid.dp", "grid.tp", "grid.pp", "grid.ep", "grid.cp"});
+    check_recompute(deck, reader);
+    check_cuts(deck, reader);
+    if (axes) check_grid(deck, reader, ranks);
+    check_schedule(deck, reader, ranks);
+  }
   check_positions(deck, reader);
   check_training(deck, reader);
   check_sizes(deck, reader);

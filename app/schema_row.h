@@ -36,7 +36,8 @@ Field at(Section Deck::*section, std::string Section::*member, std::vector<std::
   return field;
 }
 
-// A choice held as an enum: values[i] is what words[i] means.
+// A choice held as an enum: values[i] is what words[i] means, and the first word that means a value
+// is the one it is written as (words of later versions stand behind it with any value).
 template <class Section, class E>
 Field at(Section Deck::*section, E Section::*member, std::vector<std::string> words,
          std::vector<E> values) {
@@ -46,11 +47,10 @@ Field at(Section Deck::*section, E Section::*member, std::vector<std::string> wo
     }
   };
   const auto get = [=](const Deck& deck) {
-    std::string word;
     for (std::size_t i = 0; i < words.size(); ++i) {
-      if (values[i] == (deck.*section).*member) word = words[i];
+      if (values[i] == (deck.*section).*member) return io::DeckValue(words[i]);
     }
-    return io::DeckValue(word);
+    return io::DeckValue(std::string());
   };
   return {io::KeyType::kChoice, words, set, get};
 }

@@ -1,6 +1,8 @@
 #include "model/param_table.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "comm/error.h"
 
@@ -100,12 +102,17 @@ ParamTable::ParamTable(const ModelConfig& c)
     list.at(position_place(c), "embed.");
     list.matrix("positions.weight", c.max_seq, c.hidden, std, Cut::kNone);
   }
+  by_name_.resize(specs_.size());
+  std::iota(by_name_.begin(), by_name_.end(), std::size_t{0});
+  std::sort(by_name_.begin(), by_name_.end(),
+            [&](std::size_t a, std::size_t b) { return specs_[a].name < specs_[b].name; });
 }
 
 std::size_t ParamTable::id(std::string_view name) const {
-  for (std::size_t i = 0; i < specs_.size(); ++i) {
-    if (specs_[i].name == name) return i;
-  }
+  const auto found = std::lower_bound(
+      by_name_.begin(), by_name_.end(), name,
+      [&](std::size_t id, std::string_view wanted) { return specs_[id].name < wanted; });
+  if (found != by_name_.end() && specs_[*found].name == name) return *found;
   PG_ASSERT(false, "no parameter {}", name);
   return 0;
 }

@@ -63,6 +63,7 @@ class ParamTable {
 
  private:
   std::vector<ParamSpec> specs_;
+  std::vector<std::size_t> by_name_;  // ids in the order of their names
   std::int64_t places_ = 0;
 };
 

@@ -278,8 +278,14 @@ ActivationBytes activation_bytes(const ModelConfig& config, const ParamLayout& l
   for (auto* view : {&batch.tokens, &batch.positions, &batch.targets}) {
     *view = TensorView(nullptr, DType::kI32, {batch.tokens_count()});
   }
+  // Micro-batches are alike: the fewest that the schedule takes show what each slot and each
+  // temporary needs.
+  auto few = options;
+  const bool in_rounds = options.schedule == ScheduleKind::kInterleaved;
+  few.micro_batches = in_rounds ? layout.sharding().pp : 1;
+  const auto list = make_schedule(shape_of(few, layout.sharding()), layout.sharding().stage);
   dry.run(
-      dry.training, [&](int) { return batch; }, 1.0, options.micro_batches, true);
+      list, [&](int) { return batch; }, 1.0, few.micro_batches, true);
 
   ActivationBytes bytes = dry.planned;
   for (const auto& state : dry.chunks) {

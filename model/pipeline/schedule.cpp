@@ -133,43 +133,64 @@ struct Placed {
   auto key() const { return std::tie(slot, compute, gradient, turn); }
 };
 
-std::vector<std::vector<Action>> with_messages(const ScheduleShape& shape,
-                                               const std::vector<std::vector<Action>>& computes) {
-  const SlotTable slots(shape, computes);
-  std::vector<std::vector<Action>> lists(computes.size());
-  for (int stage = 0; stage < shape.stages; ++stage) {
-    const auto s = static_cast<std::size_t>(stage);
-    std::vector<Placed> placed;
-    for (const auto& action : computes[s]) {
-      const int v = slots.virtual_stage(action, stage);
-      const bool backward = action.kind == ActionKind::kBackward;
-      const int start = slots.start(action.kind, v, action.micro);
-      placed.push_back({start, true, backward, 0, action});
+std::vector<Action> with_messages(const SlotTable& slots, const std::vector<Action>& computes,
+                                  int stage, int stages) {
+  std::vector<Placed> placed;
+  for (const auto& action : computes) {
+    const int v = slots.virtual_stage(action, stage);
+    const bool backward = action.kind == ActionKind::kBackward;
+    const int start = slots.start(action.kind, v, action.micro);
+    placed.push_back({start, true, backward, 0, action});
 
-      const int step = backward ? -1 : 1;  // to the virtual stage that uses the result
-      const auto message = [&](ActionKind kind, int sender) {
-        const int from = sender % shape.stages;
-        placed.push_back({slots.start(action.kind, sender + step, action.micro),
-                          false,
-                          backward,
-                          backward ? from : -from,
-                          {kind, action.chunk, action.micro}});
-      };
-      if (v - step >= 0 && v - step < slots.virtual_stages()) {
-        message(backward ? ActionKind::kRecvGradient : ActionKind::kRecvActivation, v - step);
-      }
-      if (v + step >= 0 && v + step < slots.virtual_stages()) {
-        message(backward ? ActionKind::kSendGradient : ActionKind::kSendActivation, v);
-      }
+    const int step = backward ? -1 : 1;  // to the virtual stage that uses the result
+    const auto message = [&](ActionKind kind, int sender) {
+      const int from = sender % stages;
+      placed.push_back({slots.start(action.kind, sender + step, action.micro),
+                        false,
+                        backward,
+                        backward ? from : -from,
+                        {kind, action.chunk, action.micro}});
+    };
+    if (v - step >= 0 && v - step < slots.virtual_stages()) {
+      message(backward ? ActionKind::kRecvGradient : ActionKind::kRecvActivation, v - step);
     }
-    // No two keys of a stage are equal: in one slot a stage starts one action and so receives one
-    // message, and sends at most one of each kind, to the one stage that can use it.
-    std::sort(placed.begin(), placed.end(),
-              [](const Placed& a, const Placed& b) { return a.key() < b.key(); });
-    for (const auto& p : placed) lists[s].push_back(p.action);
+    if (v + step >= 0 && v + step < slots.virtual_stages()) {
+      message(backward ? ActionKind::kSendGradient : ActionKind::kSendActivation, v);
+    }
   }
-  return lists;
+  // No two keys of a stage are equal: in one slot a stage starts one action and so receives one
+  // message, and sends at most one of each kind, to the one stage that can use it.
+  std::sort(placed.begin(), placed.end(),
+            [](const Placed& a, const Placed& b) { return a.key() < b.key(); });
+  std::vector<Action> list;
+  list.reserve(placed.size());
+  for (const auto& p : placed) list.push_back(p.action);
+  return list;
 }
+
+// The forwards and backwards of all stages, from which each stage's messages follow.
+class Computes {
+ public:
+  Computes(const ScheduleShape& shape, std::vector<std::vector<Action>> lists)
+      : lists_(std::move(lists)), slots_(shape, lists_) {}
+
+  std::vector<Action> of_stage(int stage) const {
+    const auto stages = static_cast<int>(lists_.size());
+    PG_ASSERT(stage >= 0 && stage < stages, "stage {} of {}", stage, stages);
+    return with_messages(slots_, lists_[static_cast<std::size_t>(stage)], stage, stages);
+  }
+  std::vector<std::vector<Action>> of_all() const {
+    std::vector<std::vector<Action>> all;
+    for (int stage = 0; stage < static_cast<int>(lists_.size()); ++stage) {
+      all.push_back(of_stage(stage));
+    }
+    return all;
+  }
+
+ private:
+  std::vector<std::vector<Action>> lists_;
+  SlotTable slots_;
+};
 
 std::string forward_problem(const ScheduleShape& shape) {
   if (shape.stages < 1 || shape.chunks < 1 || shape.micro_batches < 1) {
@@ -181,12 +202,6 @@ std::string forward_problem(const ScheduleShape& shape) {
                        shape.chunks);
   }
   return {};
-}
-
-std::vector<Action> of_stage(std::vector<std::vector<Action>> lists, int stage) {
-  PG_ASSERT(stage >= 0 && static_cast<std::size_t>(stage) < lists.size(), "stage {} of {}", stage,
-            lists.size());
-  return std::move(lists[static_cast<std::size_t>(stage)]);
 }
 
 }  // namespace
@@ -232,33 +247,42 @@ int warm_up_forwards(const ScheduleShape& shape, int stage) {
   return 0;
 }
 
-std::vector<std::vector<Action>> make_schedules(const ScheduleShape& shape) {
+namespace {
+
+Computes training_computes(const ScheduleShape& shape) {
   const auto problem = schedule_problem(shape);
   PG_ASSERT(problem.empty(), "{}", problem);
-  std::vector<std::vector<Action>> computes;
-  for (int stage = 0; stage < shape.stages; ++stage) {
-    computes.push_back(compute_list(shape, stage));
-  }
-  return with_messages(shape, computes);
+  std::vector<std::vector<Action>> lists;
+  for (int stage = 0; stage < shape.stages; ++stage) lists.push_back(compute_list(shape, stage));
+  return {shape, std::move(lists)};
 }
 
-std::vector<Action> make_schedule(const ScheduleShape& shape, int stage) {
-  return of_stage(make_schedules(shape), stage);
-}
-
-std::vector<std::vector<Action>> make_forward_schedules(const ScheduleShape& shape) {
+Computes forward_computes(const ScheduleShape& shape) {
   const auto problem = forward_problem(shape);
   PG_ASSERT(problem.empty(), "{}", problem);
   std::vector<Action> forwards;
   for (const auto& work : work_order(shape, /*backward=*/false)) {
     forwards.push_back({ActionKind::kForward, work.chunk, work.micro});
   }
-  const std::vector<std::vector<Action>> computes(static_cast<std::size_t>(shape.stages), forwards);
-  return with_messages(shape, computes);
+  return {shape, std::vector(static_cast<std::size_t>(shape.stages), forwards)};
+}
+
+}  // namespace
+
+std::vector<std::vector<Action>> make_schedules(const ScheduleShape& shape) {
+  return training_computes(shape).of_all();
+}
+
+std::vector<Action> make_schedule(const ScheduleShape& shape, int stage) {
+  return training_computes(shape).of_stage(stage);
+}
+
+std::vector<std::vector<Action>> make_forward_schedules(const ScheduleShape& shape) {
+  return forward_computes(shape).of_all();
 }
 
 std::vector<Action> make_forward_schedule(const ScheduleShape& shape, int stage) {
-  return of_stage(make_forward_schedules(shape), stage);
+  return forward_computes(shape).of_stage(stage);
 }
 
 std::vector<Action> early_sends(const std::vector<Action>& list) {

@@ -1,0 +1,42 @@
+// A tiny run in two halves on two grids, with a checkpoint between: what the tests of resuming on
+// another grid share. All functions are collective over MPI_COMM_WORLD.
+#pragma once
+
+#include "tests/parity/matrix.h"
+
+namespace pg::testing {
+
+inline constexpr std::int64_t kStepsBefore = 3, kStepsAfter = 5;  // of the checkpoint
+
+void wait_for_all();
+// The first ranks of the world as one communicator; empty on the others.
+comm::Communicator first_ranks(int ranks);
+
+// What is zeroed on one rank right after the load: its part of the first tensor whose name begins
+// with `prefix`.
+struct Damage {
+  enum class What { kNothing, kWeights, kFirstMoment, kSecondMoment } what = What::kNothing;
+  int rank = 0;
+  const char* prefix = "";
+};
+
+// One half. Ranks outside its grid get an empty one.
+struct Half {
+  std::map<std::string, std::vector<double>> state;  // harness logical_state, at the checkpoint
+  std::vector<double> losses;                        // of the kStepsAfter steps behind it
+  std::filesystem::path entry;
+};
+
+// Trains kStepsBefore steps, or loads `from` instead; saves below `folder`, which is emptied;
+// trains kStepsAfter steps.
+Half run_half(const app::Deck& deck, int ranks, const std::filesystem::path& folder,
+              const std::filesystem::path& from = {}, const Damage& damage = {});
+
+// Short ways to write a grid down.
+MatrixCase on(Style style, int dp, int tp, int pp, int zero);
+MatrixCase interleaved(MatrixCase on);
+MatrixCase gpipe(MatrixCase on);
+MatrixCase sp(MatrixCase on);
+MatrixCase recomputed(MatrixCase on, model::Recompute mode, std::int64_t layers = 0);
+
+}  // namespace pg::testing
