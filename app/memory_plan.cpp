@@ -6,6 +6,7 @@
 #include "app/parallel_plan.h"
 #include "comm/staging.h"
 #include "model/flops.h"
+#include "model/optim/grad_reducer.h"
 #include "model/param_store.h"
 
 namespace pg::app {
@@ -33,7 +34,7 @@ std::int64_t packed_elements(const model::ParamLayout& layout, const model::Mode
     auto& largest = in_slot[static_cast<std::size_t>(layout.slot_of(place))];
     largest = std::max(largest, here);
   }
-  if (layout.sharding().zero < 3) return all;
+  if (layout.sharding().zero < 3 || layout.shards() == 1) return all;
   std::int64_t slots = 0;
   for (const auto elements : in_slot) slots += elements;
   return slots;
@@ -46,32 +47,29 @@ std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConf
   return deck.train.micro_batch * deck.train.seq * widest;
 }
 
-// A group keeps the room of its largest call, and calls on their way have their own.
+// What a group's reductions receive into, which it keeps for later ones.
 std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& layout,
                                  DType compute) {
   const auto& cut = layout.sharding();
   const auto element = dtype_size(accumulator_of(compute));
-  const auto bytes = [&](std::int64_t elements) {
-    return elements * static_cast<std::int64_t>(element);
-  };
 
-  // Gradients over the replicas.
+  // Gradients over the replicas, from the head to the embedding, twice, as micro-batches follow
+  // each other.
+  std::vector<std::int64_t> needs;
   std::int64_t replicas = 0;
-  for (std::int64_t p = 0; p < layout.places(); ++p) {
+  const auto add = [&](std::int64_t p) {
     const auto& place = layout.place(p);
-    if (!place.held) continue;
-    if (cut.zero == 0) {
-      replicas = std::max(replicas, comm::all_reduce_room(cut.replicas, place.piece, element));
-    } else if (cut.zero == 1) {  // all of them set out before the first is waited for
-      replicas += comm::reduce_scatter_room(cut.replicas, bytes(place.piece));
-    }
+    if (!place.held) return;
+    replicas = std::max(replicas, comm::all_reduce_room(cut.replicas, place.piece, element));
+    needs.push_back(
+        comm::reduce_scatter_room(cut.replicas, place.piece * static_cast<std::int64_t>(element)));
+  };
+  const auto head = model::ParamTable::head_place(deck.model);
+  for (int round = 0; round < 2; ++round) {
+    for (auto p = head; p >= 0; --p) add(p);
+    for (auto p = head + 1; p < layout.places(); ++p) add(p);
   }
-  if (cut.zero >= 2) {  // one place of each slot
-    for (int slot = 0; slot < model::ParamLayout::kSlots; ++slot) {
-      const auto piece = layout.slot_elements(slot) / cut.replicas;
-      replicas += comm::reduce_scatter_room(cut.replicas, bytes(piece));
-    }
-  }
+  if (cut.zero > 0) replicas = comm::rooms_after(needs, model::GradReducer::kInFlight);
 
   // The stream over tp.
   const auto stream = deck.train.micro_batch * deck.train.seq * deck.model.hidden;

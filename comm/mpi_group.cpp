@@ -261,14 +261,23 @@ class MpiGroup final : public Group {
     return done;
   }
 
-  // The memory of the last reduce_scatter, when it is complete and large enough: fresh pages of
-  // long buffers cost as much time as the exchange.
+  // Memory of earlier reduce_scatters that are complete is used again: fresh pages of long buffers
+  // cost as much time as the exchange.
   std::shared_ptr<char[]> room_for(std::size_t bytes) {
-    if (room_.use_count() != 1 || room_bytes_ < bytes) {
-      room_ = std::make_shared_for_overwrite<char[]>(bytes);
-      room_bytes_ = bytes;
+    std::vector<bool> idle;
+    for (const auto& room : rooms_) idle.push_back(room.use_count() <= 1);
+    const auto need = static_cast<std::int64_t>(bytes);
+    const auto chosen = choose_room(idle, room_bytes_, need);
+    if (chosen == rooms_.size()) {
+      rooms_.emplace_back();
+      room_bytes_.push_back(0);
     }
-    return room_;
+    if (room_bytes_[chosen] < need) {
+      rooms_[chosen].reset();  // before the new one is there
+      rooms_[chosen] = std::make_shared_for_overwrite<char[]>(bytes);
+      room_bytes_[chosen] = need;
+    }
+    return rooms_[chosen];
   }
 
   static BufferView part(const BufferView& whole, std::size_t count, int index) {
@@ -305,8 +314,8 @@ class MpiGroup final : public Group {
   std::shared_ptr<const Core> core_;
   int size_, rank_;
   std::size_t longest_;
-  std::shared_ptr<char[]> room_;
-  std::size_t room_bytes_ = 0;
+  std::vector<std::shared_ptr<char[]>> rooms_;  // of reduce_scatter; in use while a call shares it
+  std::vector<std::int64_t> room_bytes_;
 };
 
 }  // namespace

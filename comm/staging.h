@@ -7,6 +7,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <vector>
 
 namespace pg::comm {
 
@@ -38,6 +40,37 @@ inline std::int64_t all_reduce_room(int ranks, std::int64_t count, std::size_t e
   if (ranks == 1 || !all_reduce_in_blocks(ranks, n * element)) return 0;
   return reduce_scatter_room(
       ranks, static_cast<std::int64_t>(all_reduce_part(ranks, n, element) * element));
+}
+
+// Which of a group's rooms the next call takes: the first idle one that is large enough, else the
+// first idle one, which then grows; none idle: a new one. `idle` and `bytes` are of each room.
+inline std::size_t choose_room(const std::vector<bool>& idle,
+                               const std::vector<std::int64_t>& bytes, std::int64_t need) {
+  std::size_t chosen = idle.size();
+  for (std::size_t i = idle.size(); i-- > 0;) {
+    const bool fits = bytes[i] >= need;
+    if (idle[i] && (fits || chosen == idle.size() || bytes[chosen] < need)) chosen = i;
+  }
+  return chosen;
+}
+
+// Bytes of a group's rooms after calls of these needs, of which the newest `in_flight` are on their
+// way at any time.
+inline std::int64_t rooms_after(const std::vector<std::int64_t>& needs, std::size_t in_flight) {
+  std::vector<std::int64_t> bytes;
+  std::deque<std::size_t> flying;
+  for (const auto need : needs) {
+    if (flying.size() == in_flight) flying.pop_front();
+    std::vector<bool> idle(bytes.size(), true);
+    for (const auto room : flying) idle[room] = false;
+    const auto room = choose_room(idle, bytes, need);
+    if (room == bytes.size()) bytes.push_back(0);
+    bytes[room] = std::max(bytes[room], need);
+    flying.push_back(room);
+  }
+  std::int64_t all = 0;
+  for (const auto b : bytes) all += b;
+  return all;
 }
 
 }  // namespace pg::comm

@@ -39,5 +39,15 @@ TEST(Staging, one_rank_and_short_sums_on_powers_of_two_need_nothing) {
   EXPECT_TRUE(all_reduce_in_blocks(4, 2 * kReduceBlockBytes));
 }
 
+TEST(Staging, rooms_are_used_again) {
+  // Two on their way: the third call finds the first one's room.
+  EXPECT_EQ(rooms_after({100, 10, 10, 10, 10}, 2), 110);
+  EXPECT_EQ(rooms_after({10, 10, 100, 10}, 2), 110);   // one of two grows
+  EXPECT_EQ(rooms_after({100, 10, 10, 100}, 2), 200);  // the large one was taken by a small call
+  EXPECT_EQ(rooms_after({5, 6, 7}, 1), 7);
+  EXPECT_EQ(rooms_after({5, 6, 7}, 3), 18);
+  EXPECT_EQ(rooms_after({}, 2), 0);
+}
+
 }  // namespace
 }  // namespace pg::comm
