@@ -77,6 +77,22 @@ std::string legal_tp(const model::ModelConfig& m) {
   return io::comma_list(legal);
 }
 
+bool is_interleaved(const Deck& deck) {
+  return deck.pipeline.schedule == model::ScheduleKind::kInterleaved;
+}
+
+// Interleaved on stages that cannot have two chunks each.
+CutProblem interleaved_problem(const Deck& deck) {
+  const auto pp = deck.grid.pp;
+  const auto why = pp == 1 ? std::string("at least 2 stages, and grid.pp = 1")
+                           : fmt::format(
+                                 "at least 2 layers on each of grid.pp = {} stages, and "
+                                 "model.layers = {}",
+                                 pp, deck.model.layers);
+  return {"pipeline.schedule",
+          fmt::format("\"interleaved\" needs {} (legal: \"gpipe\", \"1f1b\")", why)};
+}
+
 }  // namespace
 
 std::string multiples_text(std::int64_t n, std::int64_t unit) {
@@ -108,17 +124,19 @@ std::vector<CutProblem> cut_problems(const Deck& deck) {
                                     seq, tp, multiples_text(seq, tp))});
   }
   const auto pp = deck.grid.pp, chunks = deck.pipeline.chunks;
-  const std::int64_t least = deck.pipeline.schedule == model::ScheduleKind::kInterleaved ? 2 : 1;
+  const std::int64_t least = is_interleaved(deck) ? 2 : 1;
   if (m.layers < pp) {
     problems.push_back({"grid.pp", fmt::format("{} stages need a layer each, and model.layers = {} "
                                                "(legal: {})",
                                                pp, m.layers, range_text(1, m.layers / least))});
-  } else if (m.layers < pp * chunks) {
+  } else if (is_interleaved(deck) && (pp == 1 || m.layers < 2 * pp)) {
+    problems.push_back(interleaved_problem(deck));
+  } else if (is_interleaved(deck) && m.layers < pp * chunks) {
     problems.push_back(
         {"pipeline.chunks",
          fmt::format("{} chunks on each of grid.pp = {} stages need a layer each, and model.layers "
                      "= {} (legal: {})",
-                     chunks, pp, m.layers, range_text(least, m.layers / pp))});
+                     chunks, pp, m.layers, range_text(2, m.layers / pp))});
   }
   if (deck.recompute.layers > m.layers) {
     problems.push_back(
@@ -134,24 +152,16 @@ namespace {
 // part: this many take some ten megabytes and some tens of milliseconds.
 constexpr std::int64_t kForwardsMax = 1 << 18;
 
-// Chunks that do not fit the schedule, or a schedule that does not fit the stages.
+// Chunks that do not fit the schedule.
 void add_chunk_problems(const Deck& deck, std::vector<CutProblem>& problems) {
   const auto pp = deck.grid.pp, chunks = deck.pipeline.chunks, layers = deck.model.layers;
-  if (deck.pipeline.schedule != model::ScheduleKind::kInterleaved) {
+  if (!is_interleaved(deck)) {
     if (chunks == 1) return;
     problems.push_back(
         {"pipeline.chunks",
          fmt::format("pipeline.schedule = \"{}\" has one chunk a stage (legal: 1, or more with "
                      "\"interleaved\" on grid.pp >= 2)",
                      model::schedule_name(deck.pipeline.schedule))});
-  } else if (pp == 1 || layers < 2 * pp) {
-    const auto why = pp == 1 ? std::string("at least 2 stages, and grid.pp = 1")
-                             : fmt::format(
-                                   "at least 2 layers on each of grid.pp = {} stages, and "
-                                   "model.layers = {}",
-                                   pp, layers);
-    problems.push_back({"pipeline.schedule",
-                        fmt::format("\"interleaved\" needs {} (legal: \"gpipe\", \"1f1b\")", why)});
   } else if (chunks == 1) {
     problems.push_back({"pipeline.chunks", fmt::format("\"interleaved\" needs at least 2 chunks a "
                                                        "stage (legal: {})",
@@ -169,7 +179,7 @@ std::vector<CutProblem> schedule_problems(const Deck& deck, std::int64_t dp) {
   const auto at_once = dp * deck.grid.ep * deck.train.micro_batch;
   const auto batch = deck.train.global_batch;
   const auto micro_batches = batch / at_once;
-  if (deck.pipeline.schedule == model::ScheduleKind::kInterleaved && micro_batches % pp != 0) {
+  if (is_interleaved(deck) && micro_batches % pp != 0) {
     problems.push_back(
         {"train.global_batch",
          fmt::format("{} sequences are {} micro-batches of {} on each of dp*ep = {}*{} ranks; "

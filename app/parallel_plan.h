@@ -25,10 +25,11 @@ std::string multiples_text(std::int64_t n, std::int64_t unit);
 struct CutProblem {
   std::string key, what;
 };
-// What keeps the model from being cut over grid.tp, grid.pp and pipeline.chunks; empty when nothing
-// does. For decks whose keys are each within their range.
+// What keeps the model from being cut over grid.tp, grid.pp and, interleaved, pipeline.chunks;
+// empty when nothing does. For decks whose keys are each within their range.
 std::vector<CutProblem> cut_problems(const Deck& deck);
-// What keeps the cut model's micro-batches on `dp` data-parallel ranks from being scheduled.
+// What keeps the micro-batches of a deck without cut_problems from being scheduled on `dp`
+// data-parallel ranks.
 std::vector<CutProblem> schedule_problems(const Deck& deck, std::int64_t dp);
 
 }  // namespace pg::app

@@ -2,7 +2,10 @@
 // would be legal; and those that fit pass.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <map>
+#include <set>
 
 #include "app/check.h"
 #include "app/parallel_plan.h"
@@ -55,6 +58,11 @@ TEST(SchemaGrid, stages_and_chunks_hold_at_least_one_layer) {
                      "pipeline.chunks=4"}),
             "command line: pipeline.chunks=4: pipeline.chunks: 4 chunks on each of grid.pp = 2 "
             "stages need a layer each, and model.layers = 5 (legal: 2)");
+  EXPECT_EQ(refused({"grid.pp=4", "model.layers=6", "pipeline.schedule=interleaved",
+                     "pipeline.chunks=2"}),
+            "command line: pipeline.schedule=interleaved: pipeline.schedule: \"interleaved\" needs "
+            "at least 2 layers on each of grid.pp = 4 stages, and model.layers = 6 (legal: "
+            "\"gpipe\", \"1f1b\")");
   EXPECT_EQ(refused({"grid.pp=5", "model.layers=5"}), "");
   EXPECT_EQ(refused({"grid.pp=2", "model.layers=4", "pipeline.schedule=interleaved",
                      "pipeline.chunks=2"}),
@@ -178,7 +186,7 @@ TEST(SchemaGrid, what_passes_can_be_scheduled_and_nothing_else_is_refused) {
           for (const std::int64_t batch : {4, 8, 12, 24}) {
             Deck deck;
             deck.model.layers = 18;
-            deck.model.heads = deck.model.kv_heads = 1;
+            deck.model.heads = deck.model.kv_heads = deck.model.ffn = deck.model.vocab = 8;
             deck.grid.pp = pp;
             deck.pipeline = {kind, chunks};
             deck.train.global_batch = batch;
@@ -187,8 +195,7 @@ TEST(SchemaGrid, what_passes_can_be_scheduled_and_nothing_else_is_refused) {
             const bool fits = model::schedule_problem({kind, static_cast<int>(pp),
                                                        static_cast<int>(chunks), micro_batches})
                                   .empty();
-            const auto problems = schedule_problems(deck, dp);
-            EXPECT_EQ(problems.empty(), fits)
+            EXPECT_EQ(cut_problems(deck).empty() && schedule_problems(deck, dp).empty(), fits)
                 << model::schedule_name(kind) << " pp " << pp << " chunks " << chunks << " dp "
                 << dp << " batch " << batch;
             (fits ? legal : illegal) += 1;
@@ -199,6 +206,55 @@ TEST(SchemaGrid, what_passes_can_be_scheduled_and_nothing_else_is_refused) {
   }
   EXPECT_GT(legal, 50);
   EXPECT_GT(illegal, 50);
+}
+
+// "KEY: ... (legal: 2 to 4)", "(legal: 2)" or "(legal: \"gpipe\", ...)": the values named.
+std::vector<std::string> named_values(const std::string& what) {
+  const std::string opens = "(legal: ";
+  const auto begin = what.find(opens) + opens.size();
+  const auto list = what.substr(begin, what.find(')', begin) - begin);
+  if (list.starts_with('"')) return {"gpipe", "1f1b"};
+  if (const auto to = list.find(" to "); to != list.npos) {
+    return {list.substr(0, to), list.substr(to + 4)};
+  }
+  return {list.substr(0, list.find(','))};
+}
+
+// Following the messages one after another leads to a legal deck, whichever named value is taken.
+TEST(SchemaGrid, values_named_as_legal_are_legal) {
+  int followed = 0;
+  for (const char* schedule : {"gpipe", "1f1b", "interleaved"}) {
+    for (const int layers : {1, 2, 5, 6, 12}) {
+      for (const int pp : {1, 2, 4, 7}) {
+        for (const int chunks : {1, 2, 4}) {
+          for (const std::size_t pick : {0, 1}) {
+            std::map<std::string, std::string> keys = {{"pipeline.schedule", schedule},
+                                                       {"grid.pp", std::to_string(pp)},
+                                                       {"pipeline.chunks", std::to_string(chunks)},
+                                                       {"model.layers", std::to_string(layers)},
+                                                       {"train.global_batch", "840"}};
+            std::set<std::string> changed;
+            for (;;) {
+              std::vector<std::string> overrides;
+              for (const auto& [key, value] : keys) overrides.push_back(key + "=" + value);
+              const auto text = refused(overrides);
+              if (text.empty()) break;
+              const auto line = text.substr(0, text.find('\n'));
+              std::string key;
+              for (const auto& [name, value] : keys) {
+                if (line.find(": " + name + ": ") != line.npos) key = name;
+              }
+              ASSERT_TRUE(changed.insert(key).second) << "again: " << line;
+              const auto values = named_values(line);
+              keys[key] = values[std::min(pick, values.size() - 1)];
+              ++followed;
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(followed, 100);
 }
 
 TEST(SchemaGrid, schedules_that_would_eat_memory_are_refused) {
