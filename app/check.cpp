@@ -27,12 +27,11 @@ std::string pipeline_text(const Deck& deck, const comm::GridShape& grid) {
   const model::ScheduleShape shape{options.schedule, stages, static_cast<int>(deck.pipeline.chunks),
                                    options.micro_batches};
   const auto costs = model::layer_costs(deck.model, deck.train.seq);
-  const auto parts = model::split_layers(deck.model.layers, stages * shape.chunks, costs);
+  const auto parts = model::split_layers(deck.model.layers, stages, shape.chunks, costs);
   model::PipelineCosts times;
   std::string layers;
   for (const auto& part : parts) {
-    const double work = static_cast<double>(part.layers) * costs.block +
-                        (part.embeds ? costs.embed : 0.0) + (part.head ? costs.head : 0.0);
+    const double work = model::part_cost(part, costs);
     times.forward.push_back(work / 3.0);
     times.backward.push_back(work / 1.5);
     layers += fmt::format("{}{}", layers.empty() ? "" : " ", part.layers);

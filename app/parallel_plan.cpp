@@ -24,7 +24,7 @@ model::Sharding sharding_of(const Deck& deck, const comm::GridShape& grid,
 }
 
 model::ParamLayout layout_of(const Deck& deck, const model::Sharding& sharding) {
-  const auto all = model::split_layers(deck.model.layers, sharding.pp * sharding.chunks,
+  const auto all = model::split_layers(deck.model.layers, sharding.pp, sharding.chunks,
                                        model::layer_costs(deck.model, deck.train.seq));
   std::vector<model::StagePart> mine;
   for (int chunk = 0; chunk < sharding.chunks; ++chunk) {

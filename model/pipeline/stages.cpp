@@ -7,31 +7,45 @@
 
 namespace pg::model {
 
-std::vector<StagePart> split_layers(std::int64_t layers, int virtual_stages,
+double part_cost(const StagePart& part, const LayerCosts& costs) {
+  return static_cast<double>(part.layers) * costs.block + (part.embeds ? costs.embed : 0.0) +
+         (part.head ? costs.head : 0.0);
+}
+
+std::vector<StagePart> split_layers(std::int64_t layers, int stages, int chunks,
                                     const LayerCosts& costs) {
-  PG_ASSERT(virtual_stages >= 1 && layers >= virtual_stages, "{} layers in {} virtual stages",
-            layers, virtual_stages);
+  PG_ASSERT(stages >= 1 && chunks >= 1 && layers >= std::int64_t{stages} * chunks,
+            "{} layers in {} stages of {} chunks", layers, stages, chunks);
   PG_ASSERT(costs.block >= 0.0 && costs.embed >= 0.0 && costs.head >= 0.0,
             "costs of block {}, embeddings {}, head {}", costs.block, costs.embed, costs.head);
-  std::vector<StagePart> parts(static_cast<std::size_t>(virtual_stages));
+  const auto n = static_cast<std::size_t>(stages) * static_cast<std::size_t>(chunks);
+  std::vector<StagePart> parts(n);
   parts.front().embeds = true;
   parts.back().head = true;
   for (auto& part : parts) part.layers = 1;
 
-  const auto cost = [&](const StagePart& part) {
-    return static_cast<double>(part.layers) * costs.block + (part.embeds ? costs.embed : 0.0) +
-           (part.head ? costs.head : 0.0);
-  };
-  // Blocks are alike, so only the counts matter, and each next block goes to the cheapest part. For
-  // a sum of one convex function of the parts' costs c the step's price f(c + block) - f(c) only
-  // grows with c, so this greedy choice is exact (Gross 1956; Ibaraki and Katoh 1988, ch. 4): for
-  // the squares, and for all powers and so for the maximum.
-  for (std::int64_t left = layers - virtual_stages; left > 0; --left) {
-    auto* cheapest = &parts.back();
-    for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
-      if (cost(*part) < cost(*cheapest)) cheapest = &*part;
+  std::vector<double> work(static_cast<std::size_t>(stages));  // of a stage, over its chunks
+  const auto stage_of = [&](std::size_t v) { return v % static_cast<std::size_t>(stages); };
+  for (std::size_t v = 0; v < n; ++v) work[stage_of(v)] += part_cost(parts[v], costs);
+
+  // Blocks are alike, so only the counts matter, and each next block goes to the cheapest stage,
+  // there to the cheapest chunk. For a sum of one convex function of the costs c the step's price
+  // f(c + block) - f(c) only grows with c, so this greedy choice is exact (Gross 1956; Ibaraki and
+  // Katoh 1988, ch. 4): for the squares, and for all powers and so for the maximum. A stage's
+  // chunks share out what it has in the same way.
+  for (auto left = layers - static_cast<std::int64_t>(n); left > 0; --left) {
+    auto stage = work.size() - 1;
+    for (auto s = work.size(); s-- > 0;) {
+      if (work[s] < work[stage]) stage = s;
     }
-    ++cheapest->layers;
+    auto chunk = n - work.size() + stage;
+    for (auto v = n; v-- > 0;) {
+      if (stage_of(v) == stage && part_cost(parts[v], costs) < part_cost(parts[chunk], costs)) {
+        chunk = v;
+      }
+    }
+    ++parts[chunk].layers;
+    work[stage] += costs.block;
   }
   std::int64_t first = 0;
   for (auto& part : parts) {

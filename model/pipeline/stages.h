@@ -25,12 +25,17 @@ struct LayerCosts {
   double head = 0.0;
 };
 
-// [virtual_stages], each with at least one block. Of all ways the one whose largest part is the
-// smallest; of these the most even, by the sum of the squares of the parts' costs. Parts that would
-// cost the same fill up from the last one: of 1F1B's stages it holds the fewest micro-batches, and
-// so has the most memory left. PG_ASSERTs layers >= virtual_stages >= 1 and costs that are not
+// The work of a part in the units of `costs`.
+double part_cost(const StagePart& part, const LayerCosts& costs);
+
+// [stages * chunks] virtual stages in order (virtual stage v is chunk v / stages of stage v %
+// stages), each with at least one block. Of all ways the one whose busiest stage, over its chunks,
+// has the least work: it sets the pace of many micro-batches. Of these the most even, by the sum of
+// the squares of the stages' work, and then the most even chunks in each stage. Where costs are the
+// same the last stages fill up first: of 1F1B's stages they hold the fewest micro-batches, and so
+// have the most memory left. PG_ASSERTs layers >= stages * chunks >= 1 and costs that are not
 // negative.
-std::vector<StagePart> split_layers(std::int64_t layers, int virtual_stages,
+std::vector<StagePart> split_layers(std::int64_t layers, int stages, int chunks,
                                     const LayerCosts& costs);
 
 // FLOP per token of one step, forward and backward, at sequence length `seq`, by the counts of

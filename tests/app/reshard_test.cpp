@@ -152,8 +152,8 @@ TEST(Reshard, bf16_checkpoints_continue_as_close_to_fp64_as_one_rank) {
     double worst = 0;
     if (root()) {
       const auto deck = [&](DType type) { return matrix_deck(move.to.style, tokens(), type); };
-      exact = one_rank(deck(DType::kF64), kStepsBefore + kStepsAfter).losses;
-      single = one_rank(deck(DType::kBF16), kStepsBefore + kStepsAfter).losses;
+      exact = one_rank(deck(DType::kF64), kStepsBefore + steps_after(DType::kBF16)).losses;
+      single = one_rank(deck(DType::kBF16), kStepsBefore + steps_after(DType::kBF16)).losses;
       for (auto* losses : {&exact, &single})
         losses->erase(losses->begin(), losses->begin() + kStepsBefore);
       for (std::size_t i = 0; i < exact.size(); ++i) {

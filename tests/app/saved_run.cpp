@@ -62,7 +62,8 @@ Half run_half(const app::Deck& deck, int ranks, const fs::path& folder, const fs
     info.next_sample = trainer.next_sample();
     info.provenance = "{}";
     half.entry = io::save_checkpoint(part, folder, info, trainer.records());
-    for (std::int64_t i = 0; i < kStepsAfter; ++i) half.losses.push_back(trainer.step().loss);
+    for (std::int64_t i = 0; i < steps_after(deck.run.precision); ++i)
+      half.losses.push_back(trainer.step().loss);
   }
   wait_for_all();
   return half;

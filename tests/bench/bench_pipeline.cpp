@@ -178,49 +178,13 @@ struct Split {
   model::PipelineCosts costs = {};
 };
 
-// Each next block to the stage that has the least work over all its chunks, there to the smallest
-// chunk: what sets the pace of many micro-batches is a stage's sum. model::split_layers, which runs
-// use, looks at each virtual stage by itself.
-std::vector<model::StagePart> split_by_stage(std::int64_t layers, int chunks,
-                                             const model::LayerCosts& costs) {
-  const auto n = static_cast<std::size_t>(kStages * chunks);
-  std::vector<model::StagePart> parts(n);
-  parts.front().embeds = parts.back().head = true;
-  for (auto& part : parts) part.layers = 1;
-  const auto work = [&](std::size_t stage) {
-    double all = (stage == 0 ? costs.embed : 0.0) + (stage == kStages - 1 ? costs.head : 0.0);
-    for (auto v = stage; v < n; v += kStages) {
-      all += static_cast<double>(parts[v].layers) * costs.block;
-    }
-    return all;
-  };
-  for (auto left = layers - static_cast<std::int64_t>(n); left > 0; --left) {
-    std::size_t least = 0;
-    for (std::size_t stage = 1; stage < kStages; ++stage) {
-      if (work(stage) < work(least)) least = stage;
-    }
-    auto smallest = least;
-    for (auto v = least; v < n; v += kStages) {
-      if (parts[v].layers < parts[smallest].layers) smallest = v;
-    }
-    ++parts[smallest].layers;
-  }
-  std::int64_t first = 0;
-  for (auto& part : parts) {
-    part.first_layer = first;
-    first += part.layers;
-  }
-  return parts;
-}
-
 std::vector<Split> splits_of(const model::ModelConfig& config) {
   const auto costs = model::layer_costs(config, kSeq);
   std::vector<Split> splits;
   for (int chunks = 1; chunks <= 3; ++chunks) {
     splits.push_back({fmt::format("{} chunk{} a stage", chunks, chunks == 1 ? "" : "s"), chunks,
-                      model::split_layers(config.layers, kStages * chunks, costs)});
+                      model::split_layers(config.layers, kStages, chunks, costs)});
   }
-  splits.push_back({"2 chunks, split by stage", 2, split_by_stage(config.layers, 2, costs)});
   return splits;
 }
 

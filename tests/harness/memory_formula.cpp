@@ -120,12 +120,13 @@ void add_parameters(MemoryFormula& f, const app::Deck& deck, const model::Shardi
 
   const auto e = static_cast<double>(s.e), a = static_cast<double>(s.a);
   const double n = cut.zero > 0 ? cut.replicas : 1;
-  const bool apart = s.e != s.a;  // masters beside rounded weights
-  f.weights = cut.zero < 3 ? e * all : apart ? 0.0 : a * all / n;
+  const int zero = n > 1 ? cut.zero : 0;  // one replica shares nothing out
+  const bool apart = s.e != s.a;          // masters beside rounded weights
+  f.weights = zero < 3 ? e * all : apart ? 0.0 : a * all / n;
   f.master = apart ? a * all / n : 0.0;
   f.moments = 2 * a * all / n;
-  f.gradients = cut.zero < 2 ? a * all : a * all / n;
-  f.slots = (cut.zero >= 2 ? a * used : 0.0) + (cut.zero >= 3 ? e * used : 0.0);
+  f.gradients = zero < 2 ? a * all : a * all / n;
+  f.slots = (zero >= 2 ? a * used : 0.0) + (zero >= 3 ? e * used : 0.0);
 }
 
 }  // namespace

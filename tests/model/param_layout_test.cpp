@@ -52,7 +52,7 @@ constexpr Grid kGrids[] = {{1, 1, 1, 1},  {1, 1, 1, 3}, {2, 1, 1, 2}, {4, 1, 1, 
                            {12, 1, 1, 2}, {2, 6, 1, 7}, {6, 2, 1, 3}};
 
 std::vector<StagePart> parts_of(const ModelConfig& c, const Sharding& s) {
-  const auto all = split_layers(c.layers, s.pp * s.chunks, {1.0, 0.5, 1.5});
+  const auto all = split_layers(c.layers, s.pp, s.chunks, {1.0, 0.5, 1.5});
   std::vector<StagePart> mine;
   for (int chunk = 0; chunk < s.chunks; ++chunk) {
     mine.push_back(all[static_cast<std::size_t>(chunk * s.pp + s.stage)]);

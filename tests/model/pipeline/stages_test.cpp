@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "comm/error.h"
@@ -63,7 +64,7 @@ TEST(SplitLayers, no_other_split_is_better) {
         for (const double embed : {0.0, 1.0, 5.0}) {
           for (const double head : {0.0, 2.0, 6.0, 30.0}) {
             const LayerCosts costs{block, embed, head};
-            const auto parts = split_layers(layers, stages, costs);
+            const auto parts = split_layers(layers, stages, 1, costs);
             EXPECT_EQ(quality(counts(parts), costs), best_quality(layers, stages, costs))
                 << layers << " layers, " << stages << " stages, costs " << block << " " << embed
                 << " " << head;
@@ -75,7 +76,7 @@ TEST(SplitLayers, no_other_split_is_better) {
 }
 
 TEST(SplitLayers, parts_are_contiguous_and_the_ends_have_the_tables) {
-  const auto parts = split_layers(10, 4, {1.0, 0.1, 1.5});
+  const auto parts = split_layers(10, 4, 1, {1.0, 0.1, 1.5});
   std::int64_t next = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     EXPECT_EQ(parts[i].first_layer, next);
@@ -85,21 +86,56 @@ TEST(SplitLayers, parts_are_contiguous_and_the_ends_have_the_tables) {
     next += parts[i].layers;
   }
   EXPECT_EQ(next, 10);
-  EXPECT_EQ(split_layers(3, 1, {1.0, 1.0, 1.0}), (std::vector<StagePart>{{0, 3, true, true}}));
+  EXPECT_EQ(split_layers(3, 1, 1, {1.0, 1.0, 1.0}), (std::vector<StagePart>{{0, 3, true, true}}));
 }
 
 TEST(SplitLayers, equal_parts_fill_up_from_the_last) {
   const LayerCosts blocks{1.0, 0.0, 0.0};
-  EXPECT_EQ(counts(split_layers(12, 4, blocks)), (std::vector<std::int64_t>{3, 3, 3, 3}));
-  EXPECT_EQ(counts(split_layers(10, 4, blocks)), (std::vector<std::int64_t>{2, 2, 3, 3}));
+  EXPECT_EQ(counts(split_layers(12, 4, 1, blocks)), (std::vector<std::int64_t>{3, 3, 3, 3}));
+  EXPECT_EQ(counts(split_layers(10, 4, 1, blocks)), (std::vector<std::int64_t>{2, 2, 3, 3}));
   // A head as heavy as two blocks takes the place of two.
-  EXPECT_EQ(counts(split_layers(10, 4, {1.0, 0.0, 2.0})), (std::vector<std::int64_t>{3, 3, 3, 1}));
+  EXPECT_EQ(counts(split_layers(10, 4, 1, {1.0, 0.0, 2.0})),
+            (std::vector<std::int64_t>{3, 3, 3, 1}));
 }
 
 TEST(SplitLayers, more_stages_than_layers_are_a_bug) {
-  EXPECT_THROW(split_layers(3, 4, {}), Error);
-  EXPECT_THROW(split_layers(3, 0, {}), Error);
-  EXPECT_THROW(split_layers(3, 2, {-1.0, 0.0, 0.0}), Error);
+  EXPECT_THROW(split_layers(3, 4, 1, {}), Error);
+  EXPECT_THROW(split_layers(3, 0, 1, {}), Error);
+  EXPECT_THROW(split_layers(3, 2, 1, {-1.0, 0.0, 0.0}), Error);
+}
+
+// Two chunks a stage: no other way gives the busiest stage less work, and no stage could even its
+// chunks out by moving a block.
+TEST(SplitLayers, chunks_of_a_stage_count_together) {
+  constexpr int kStages = 3, kChunks = 2;
+  for (std::int64_t layers = 6; layers <= 14; ++layers) {
+    for (const double head : {0.0, 2.0, 5.0, 30.0}) {
+      const LayerCosts costs{2.0, 1.0, head};
+      const auto parts = split_layers(layers, kStages, kChunks, costs);
+      std::vector<std::int64_t> of_stage(kStages);
+      std::int64_t next = 0;
+      for (std::size_t v = 0; v < parts.size(); ++v) {
+        EXPECT_EQ(parts[v].first_layer, next);
+        next += parts[v].layers;
+        of_stage[v % kStages] += parts[v].layers;
+      }
+      EXPECT_EQ(next, layers);
+      // A stage with two chunks is one whose least part is two blocks.
+      Quality best{1e300, 1e300};
+      for (std::int64_t a = kChunks; a <= layers; ++a) {
+        for (std::int64_t b = kChunks; layers - a - b >= kChunks; ++b) {
+          best = std::min(best, quality({a, b, layers - a - b}, costs));
+        }
+      }
+      EXPECT_EQ(quality(of_stage, costs), best) << layers << " layers, head " << head;
+      for (int s = 0; s < kStages; ++s) {
+        const double one = part_cost(parts[static_cast<std::size_t>(s)], costs);
+        const double two = part_cost(parts[static_cast<std::size_t>(s + kStages)], costs);
+        const auto more = parts[static_cast<std::size_t>(one > two ? s : s + kStages)].layers;
+        EXPECT_TRUE(std::abs(one - two) <= costs.block || more == 1);
+      }
+    }
+  }
 }
 
 ModelConfig llama_like() {
