@@ -158,8 +158,8 @@ TEST(MemoryPlan, stages_pack_the_matrices_of_one_rank) {
   EXPECT_EQ(stages[0].packed + stages[1].packed, whole.packed + activation);
 }
 
-// Room for the other replicas' parts of the two places whose sums are on their way: at the most
-// those of the head and of the token table, which are the largest here.
+// Room for the other replicas' parts of the two places whose sums are on their way: in the end two
+// blocks, which are the largest places here.
 TEST(MemoryPlan, sums_over_replicas_need_room_for_the_others) {
   if (world().size() < 2) GTEST_SKIP();
   Case c{true, world().size(), 1, 1, false, ScheduleKind::k1F1B, 0, {}};
@@ -174,8 +174,7 @@ TEST(MemoryPlan, sums_over_replicas_need_room_for_the_others) {
   const auto deck = deck_of(c, DType::kBF16);
   const auto shape = app::grid_of(deck, world().size());
   const auto layout = app::layout_of(deck, app::sharding_of(deck, shape, {}));
-  const auto head = model::ParamTable::head_place(deck.model);
-  const auto pieces = layout.place(head).piece + layout.place(0).piece;
+  const auto pieces = 2 * layout.place(model::ParamTable::block_place(0)).piece;
   for (const auto& plan : {one, two, three}) {
     EXPECT_EQ(plan.communication, (n - 1) * 4 * pieces);
   }
