@@ -48,13 +48,13 @@ std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConf
 }
 
 // What a group's reductions receive into, which it keeps for later ones.
-std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& layout,
-                                 DType compute) {
+std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& layout, DType compute,
+                                 int micro_batches) {
   const auto& cut = layout.sharding();
   const auto element = dtype_size(accumulator_of(compute));
 
-  // Gradients over the replicas, from the head to the embedding, twice, as micro-batches follow
-  // each other.
+  // Gradients over the replicas, from the head to the embedding; from stage 2 on micro-batches
+  // follow each other without a pause, and places meet other rooms the second time.
   std::vector<std::int64_t> needs;
   std::int64_t replicas = 0;
   const auto add = [&](std::int64_t p) {
@@ -65,7 +65,8 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
         comm::reduce_scatter_room(cut.replicas, place.piece * static_cast<std::int64_t>(element)));
   };
   const auto head = model::ParamTable::head_place(deck.model);
-  for (int round = 0; round < 2; ++round) {
+  const int rounds = cut.zero >= 2 && micro_batches > 1 ? 2 : 1;
+  for (int round = 0; round < rounds; ++round) {
     for (auto p = head; p >= 0; --p) add(p);
     for (auto p = head + 1; p < layout.places(); ++p) add(p);
   }
@@ -106,7 +107,8 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
                    packed_activation_elements(deck, layout.rank_config())) *
                   static_cast<std::int64_t>(dtype_size(compute));
   }
-  plan.communication = communication_bytes(deck, layout, compute);
+  plan.communication =
+      communication_bytes(deck, layout, compute, pipeline_options(deck, grid).micro_batches);
   plan.total = bytes.total() + plan.activations + plan.packed + plan.communication;
   return plan;
 }

@@ -56,9 +56,8 @@ MiB of the rank with the largest plan.
 - Arenas: the sum of these over the formula's, the worst rank (required: within 2 %, activations
   alone as well).
 - Packed: planned, as oneDNN owns it: two copies of every matrix (of those in use in ZeRO 3).
-- Communication: planned; what sums over ranks receive into. In ZeRO 1 the gradients of all places
-  are on their way at once, so it is 4 bytes a parameter times (n-1)/n; in 2 and 3 only those in
-  use are.
+- Communication: planned; what sums over ranks receive into. Gradients of two places are on their
+  way at once, and their rooms are used again.
 - Process: growth of the process's peak from before the trainer is made, over the planned total,
   the worst rank (required: within 10 %).
 
