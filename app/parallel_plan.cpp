@@ -27,8 +27,8 @@ model::ParamLayout layout_of(const Deck& deck, const model::Sharding& sharding) 
   const auto all = model::split_layers(deck.model.layers, sharding.pp, sharding.chunks,
                                        model::layer_costs(deck.model, deck.train.seq));
   std::vector<model::StagePart> mine;
-  for (int chunk = 0; chunk < sharding.chunks; ++chunk) {
-    mine.push_back(all[static_cast<std::size_t>(chunk * sharding.pp + sharding.stage)]);
+  for (auto v = sharding.stage; v < sharding.pp * sharding.chunks; v += sharding.pp) {
+    mine.push_back(all[static_cast<std::size_t>(v)]);
   }
   return {deck.model, sharding, std::move(mine)};
 }

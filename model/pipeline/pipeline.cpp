@@ -270,7 +270,7 @@ ActivationBytes activation_bytes(const ModelConfig& config, const ParamLayout& l
   WeightGatherer weights(params, *kernels, groups.replicas);
   GradReducer grads(params, *kernels, groups);
   ZeroPlaceUse use(weights, grads);
-  Pipeline::Impl dry(config, options, params, *kernels, groups, /*seed=*/0, use, nullptr);
+  Pipeline::Impl dry(config, options, params, *kernels, groups, 0, use, nullptr);
 
   MicroBatch batch;
   batch.sequences = options.sequences;

@@ -97,9 +97,10 @@ class SlotTable {
  private:
   static constexpr int kUnknown = -1;
 
-  std::size_t size() const { return static_cast<std::size_t>(virtual_stages_ * micro_batches_); }
+  std::size_t size() const { return index(virtual_stages_, 0); }
   std::size_t index(int v, int micro) const {
-    return static_cast<std::size_t>(v * micro_batches_ + micro);
+    const auto row = static_cast<std::size_t>(v) * static_cast<std::size_t>(micro_batches_);
+    return row + static_cast<std::size_t>(micro);
   }
   // The first slot in which what `action` needs from another virtual stage is there.
   int input_ready(const Action& action, int stage) const {

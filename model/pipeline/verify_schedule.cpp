@@ -61,8 +61,9 @@ class Places {
  private:
   static constexpr int kNowhere = -1;
   std::size_t index(const Action& a) const {
-    return static_cast<std::size_t>(
-        (static_cast<int>(a.kind) * shape_.chunks + a.chunk) * shape_.micro_batches + a.micro);
+    const int row = static_cast<int>(a.kind) * shape_.chunks + a.chunk;
+    return static_cast<std::size_t>(row) * static_cast<std::size_t>(shape_.micro_batches) +
+           static_cast<std::size_t>(a.micro);
   }
   const ScheduleShape& shape_;
   std::vector<int> places_;
