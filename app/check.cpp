@@ -21,7 +21,7 @@ std::string byte_line(const char* what, std::int64_t bytes) {
 
 // The layers of each stage, and how long the stages would wait for each other if a block took the
 // time of its FLOP and a backward that of two forwards, without messages.
-std::string pipeline_text(const Deck& deck, const comm::GridShape& grid) {
+std::string stages_text(const Deck& deck, const comm::GridShape& grid) {
   const int stages = grid.size(comm::Axis::kPP);
   const auto options = pipeline_options(deck, grid);
   const model::ScheduleShape shape{options.schedule, stages, static_cast<int>(deck.pipeline.chunks),
@@ -50,9 +50,8 @@ std::string pipeline_text(const Deck& deck, const comm::GridShape& grid) {
 std::string check_report(const Deck& deck, int ranks) {
   const auto grid = grid_of(deck, ranks);
   const auto stages = plan_stages(deck, grid);
-  const auto largest = std::max_element(stages.begin(), stages.end(),
-                                        [](auto& a, auto& b) { return a.total < b.total; });
-  const auto& plan = *largest;
+  const auto largest = largest_stage(stages);
+  const auto& plan = stages[largest];
   const auto& train = deck.train;
   const auto batch_ranks = grid.size(comm::kBatch);
   std::string out = deck.resolved;
@@ -62,12 +61,12 @@ std::string check_report(const Deck& deck, int ranks) {
       "# batch   {} sequences = {} ranks x {} micro-batches x {}; {} tokens a step\n",
       train.global_batch, batch_ranks, train.global_batch / (batch_ranks * train.micro_batch),
       train.micro_batch, count_text(train.global_batch * train.seq));
-  if (stages.size() > 1) out += pipeline_text(deck, grid);
+  if (stages.size() > 1) out += stages_text(deck, grid);
   out += stages.size() == 1 ? std::string("# bytes per rank\n")
                             : fmt::format(
                                   "# bytes per rank, pipeline stage {} of {}, which needs "
                                   "the most\n",
-                                  largest - stages.begin(), stages.size());
+                                  largest, stages.size());
   out += byte_line("weights", plan.weights);
   out += byte_line("gradients", plan.gradients);
   out += byte_line("master weights", plan.master);

@@ -56,24 +56,28 @@ std::string count_text(std::int64_t count) {
   return digits;
 }
 
+std::string grid_text(const Deck& deck, const comm::GridShape& grid) {
+  const bool sequence = deck.grid.sequence_parallel && deck.grid.tp > 1;
+  return fmt::format("{}, zero {}{}", grid.text(), deck.grid.zero,
+                     sequence ? ", sequence parallel" : "");
+}
+
+std::string pipeline_text(const Deck& deck) {
+  return fmt::format("{}, {} chunk{} a stage", model::schedule_name(deck.pipeline.schedule),
+                     deck.pipeline.chunks, deck.pipeline.chunks == 1 ? "" : "s");
+}
+
 std::string banner_text(const Banner& b) {
   const auto& d = b.deck;
   const auto stages = plan_stages(d, b.grid);
-  const auto memory = *std::max_element(stages.begin(), stages.end(),
-                                        [](auto& x, auto& y) { return x.total < y.total; });
+  const auto& memory = stages[largest_stage(stages)];
   const auto size = [](std::int64_t bytes) { return bytes_text(static_cast<double>(bytes)); };
   const auto step_tokens = d.train.global_batch * d.train.seq;
   const auto round = b.grid.size(comm::kBatch) * d.train.micro_batch;
 
   std::string text = fmt::format("pentagrid: {}\n", d.run.name);
-  text += row("grid",
-              fmt::format("{}, zero {}{}", b.grid.text(), d.grid.zero,
-                          d.grid.sequence_parallel && d.grid.tp > 1 ? ", sequence parallel" : ""));
-  if (d.grid.pp > 1) {
-    text += row("pipeline",
-                fmt::format("{}, {} chunk{} a stage", model::schedule_name(d.pipeline.schedule),
-                            d.pipeline.chunks, d.pipeline.chunks == 1 ? "" : "s"));
-  }
+  text += row("grid", grid_text(d, b.grid));
+  if (d.grid.pp > 1) text += row("pipeline", pipeline_text(d));
   text += row("hosts", fmt::format("{}, {} thread{} each", hosts_text(b.hosts), b.threads,
                                    b.threads == 1 ? "" : "s"));
   if (!b.tensor_ranks_share_host) {

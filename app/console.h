@@ -35,7 +35,10 @@ struct StepLine {
 
 std::string step_text(const StepLine& line);
 
-std::string bytes_text(double bytes);        // "1.2 GiB"
-std::string count_text(std::int64_t count);  // "12,345"
+// "dp 2 x tp 4 x ..., zero 1, sequence parallel"
+std::string grid_text(const Deck& deck, const comm::GridShape& grid);
+std::string pipeline_text(const Deck& deck);  // "interleaved, 2 chunks a stage"
+std::string bytes_text(double bytes);         // "1.2 GiB"
+std::string count_text(std::int64_t count);   // "12,345"
 
 }  // namespace pg::app

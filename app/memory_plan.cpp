@@ -34,7 +34,7 @@ std::int64_t packed_elements(const model::ParamLayout& layout, const model::Mode
     auto& largest = in_slot[static_cast<std::size_t>(layout.slot_of(place))];
     largest = std::max(largest, here);
   }
-  if (layout.sharding().zero < 3 || layout.shards() == 1) return all;
+  if (!layout.gathers_weights()) return all;
   std::int64_t slots = 0;
   for (const auto elements : in_slot) slots += elements;
   return slots;
@@ -121,6 +121,12 @@ std::vector<MemoryPlan> plan_stages(const Deck& deck, const comm::GridShape& gri
     plans.push_back(plan_memory(deck, grid, coord));
   }
   return plans;
+}
+
+std::size_t largest_stage(const std::vector<MemoryPlan>& stages) {
+  const auto largest = std::max_element(stages.begin(), stages.end(),
+                                        [](auto& a, auto& b) { return a.total < b.total; });
+  return static_cast<std::size_t>(largest - stages.begin());
 }
 
 }  // namespace pg::app

@@ -29,5 +29,7 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm::Coord& coord);
 // Of each pipeline stage, its tp rank 0, which has no less than the others.
 std::vector<MemoryPlan> plan_stages(const Deck& deck, const comm::GridShape& grid);
+// The stage that needs the most.
+std::size_t largest_stage(const std::vector<MemoryPlan>& stages);
 
 }  // namespace pg::app

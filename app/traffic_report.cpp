@@ -24,16 +24,6 @@ std::size_t index_of(const std::string& group) {
   return static_cast<std::size_t>(found - kGroups.begin());
 }
 
-std::size_t operation_index(const std::string& operation) {
-  for (int i = 0; i < comm::kOperations; ++i) {
-    if (operation == comm::operation_name(static_cast<comm::Operation>(i))) {
-      return static_cast<std::size_t>(i);
-    }
-  }
-  PG_ASSERT(false, "operation {} is in no report", operation);
-  return 0;
-}
-
 }  // namespace
 
 std::string traffic_json(comm::Group& world, const std::vector<comm::TrafficRow>& rows) {
@@ -42,7 +32,7 @@ std::string traffic_json(comm::Group& world, const std::vector<comm::TrafficRow>
     return (group * comm::kOperations + operation) * kNumbers;
   };
   for (const auto& row : rows) {
-    const auto i = at(index_of(row.group), operation_index(row.operation));
+    const auto i = at(index_of(row.group), static_cast<std::size_t>(row.operation));
     sums[i] += static_cast<double>(row.calls);
     sums[i + 1] += static_cast<double>(row.payload);
     sums[i + 2] += row.least_sent;

@@ -60,10 +60,6 @@ std::string row(const char* label, const std::string& text) {
   return fmt::format("  {:<12} {}\n", label, text);
 }
 
-const char* precision_name(DType type) {
-  return type == DType::kF64 ? "fp64" : type == DType::kF32 ? "fp32" : "bf16";
-}
-
 std::string flops_text(double flops) {
   return flops < 1e12 ? fmt::format("{:.3g} GFLOP", flops / 1e9)
                       : fmt::format("{:.3g} TFLOP", flops / 1e12);
@@ -145,19 +141,14 @@ std::string verify_header(const Deck& asked, const VerifyDeck& run, const comm::
   const auto& d = run.deck;
   const auto size = [](std::int64_t bytes) { return bytes_text(static_cast<double>(bytes)); };
   auto text = fmt::format("pentagrid verify: {}\n", d.run.name);
-  text += row("grid", fmt::format("{}, zero {}{}", grid.text(), d.grid.zero,
-                                  d.grid.sequence_parallel ? ", sequence parallel" : ""));
-  if (d.grid.pp > 1) {
-    text += row("pipeline",
-                fmt::format("{}, {} chunk{} a stage", model::schedule_name(d.pipeline.schedule),
-                            d.pipeline.chunks, d.pipeline.chunks == 1 ? "" : "s"));
-  }
+  text += row("grid", grid_text(d, grid));
+  if (d.grid.pp > 1) text += row("pipeline", pipeline_text(d));
   if (d.recompute.mode != model::Recompute::kNone) {
     text += row("recompute", recompute_text(d.recompute));
   }
   text += row("against",
               "rank 0 alone: the same deck and fresh weights, a grid of 1, nothing recomputed");
-  const auto precision = precision_name(asked.run.precision);
+  const auto precision = dtype_name(asked.run.precision);
   text += row("precision", asked.run.precision == DType::kF64
                                ? std::string("fp64")
                                : fmt::format("fp64 on both sides; the deck's own {} is not what is "

@@ -32,8 +32,7 @@ std::vector<TrafficRow> Traffic::rows() const {
     for (int i = 0; i < kOperations; ++i) {
       const Count& c = (*counts)[static_cast<std::size_t>(i)];
       if (c.calls == 0) continue;
-      rows.push_back(
-          {name, operation_name(static_cast<Operation>(i)), c.calls, c.payload, c.least_sent});
+      rows.push_back({name, static_cast<Operation>(i), c.calls, c.payload, c.least_sent});
     }
   }
   return rows;

@@ -32,7 +32,8 @@ inline constexpr int kOperations = 7;
 const char* operation_name(Operation operation);  // "all_reduce", ...
 
 struct TrafficRow {
-  std::string group, operation;
+  std::string group;
+  Operation operation = Operation::kAllReduce;
   std::int64_t calls = 0;
   // Bytes of the logical buffer: all of it in all_reduce and broadcast, the gathered one in
   // all_gather, the one to be scattered in reduce_scatter, the message in send and recv.

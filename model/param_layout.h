@@ -61,6 +61,10 @@ class ParamLayout {
   // ZeRO cuts each place into this many pieces (1 without ZeRO), of which this rank keeps one.
   int shards() const { return sharding_.zero > 0 ? sharding_.replicas : 1; }
   int shard() const { return sharding_.zero > 0 ? sharding_.replica : 0; }
+  // Whether weights (gradients) are kept in pieces, and whole only in a slot while in use. With one
+  // replica there is nothing to share out, whatever the stage.
+  bool gathers_weights() const { return sharding_.zero >= 3 && shards() > 1; }
+  bool scatters_grads() const { return sharding_.zero >= 2 && shards() > 1; }
   // Elements [begin, end) of this rank's part of the parameter that lie in its piece.
   struct Kept {
     std::int64_t begin = 0, end = 0;

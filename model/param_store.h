@@ -47,9 +47,8 @@ class ParamStore {
 
   // -- what gathers and reductions use: whole places, flat, padding included
   // -----------------------
-  // With one replica there is nothing to share out, whatever the stage.
-  bool gathers_weights() const { return layout_.sharding().zero >= 3 && layout_.shards() > 1; }
-  bool scatters_grads() const { return layout_.sharding().zero >= 2 && layout_.shards() > 1; }
+  bool gathers_weights() const { return layout_.gathers_weights(); }
+  bool scatters_grads() const { return layout_.scatters_grads(); }
   TensorView place_weights(std::int64_t place) const;  // in the slot in stage 3
   TensorView place_grads(std::int64_t place) const;    // in the slot from stage 2 on
   TensorView kept_exact_of_place(std::int64_t place) const;

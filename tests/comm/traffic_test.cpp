@@ -20,7 +20,7 @@ BufferView floats(std::size_t count) {
 const TrafficRow* find(const std::vector<TrafficRow>& rows, std::string_view group,
                        std::string_view operation) {
   for (const auto& row : rows) {
-    if (row.group == group && row.operation == operation) return &row;
+    if (row.group == group && operation_name(row.operation) == operation) return &row;
   }
   return nullptr;
 }
@@ -68,7 +68,8 @@ TEST(traffic, rows_are_in_one_order_whatever_was_called_first) {
   b->all_reduce(floats(1), ReduceOp::kSum).wait();
   a->recv(floats(1), 1, 0).wait();
   std::vector<std::string> order;
-  for (const auto& row : traffic.rows()) order.push_back(row.group + ' ' + row.operation);
+  for (const auto& row : traffic.rows())
+    order.push_back(row.group + ' ' + operation_name(row.operation));
   EXPECT_EQ(order, (std::vector<std::string>{"a recv", "b all_reduce", "b send", "b barrier"}));
 }
 
