@@ -46,6 +46,10 @@ class SelfGroup final : public Group {
     require_reduce_scatter(*this, send, recv);
     return copy(send, recv);
   }
+  Pending all_to_all(BufferView send, std::span<const std::size_t>, BufferView recv,
+                     std::span<const std::size_t>) override {
+    return copy(send, recv);
+  }
   Pending broadcast(BufferView, int root) override {
     require_rank(*this, root);
     return {};
@@ -70,6 +74,14 @@ class SelfGroup final : public Group {
 
 std::unique_ptr<Group> make_self_group(std::string name) {
   return std::make_unique<SelfGroup>(std::move(name));
+}
+
+Pending all_to_all(Group& group, BufferView send, BufferView recv) {
+  const auto ranks = static_cast<std::size_t>(group.size());
+  PG_ASSERT(send.count == recv.count && send.count % ranks == 0, "group {}: {} to {} elements",
+            group.name(), send.count, recv.count);
+  const std::vector<std::size_t> counts(ranks, send.count / ranks);
+  return group.all_to_all(send, counts, recv, counts);
 }
 
 double all_reduce(Group& group, double value, ReduceOp op) {

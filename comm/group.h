@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -75,6 +76,12 @@ class Group {
   // rank order, at the wait. Needs room for the parts of the other ranks, (size() - 1) *
   // recv.bytes(), which the group keeps for its next one.
   virtual Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) = 0;
+  // Rank r gets the r-th part of `send` and sends the parts of `recv`, both in rank order without
+  // gaps: send_counts[r] elements to rank r, recv_counts[r] from it (size() entries each; what one
+  // rank sends to another is what that one receives). Counts may be zero. No overlap. The spans are
+  // read before the call returns.
+  virtual Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts,
+                             BufferView recv, std::span<const std::size_t> recv_counts) = 0;
   virtual Pending broadcast(BufferView inout, int root) = 0;
   // Neither waits for the other side; any number may be in flight.
   // Messages between two ranks with one tag (0..kLastTag) arrive in the order they were sent, and
@@ -87,6 +94,9 @@ class Group {
 // A group of one rank: everything is a copy or nothing, and complete on return. send and recv are
 // bugs there.
 std::unique_ptr<Group> make_self_group(std::string name);
+
+// Of equal parts: send.count == recv.count, a multiple of size().
+Pending all_to_all(Group& group, BufferView send, BufferView recv);
 
 // Host-side conveniences, complete on return.
 double all_reduce(Group& group, double value, ReduceOp op);

@@ -195,6 +195,33 @@ class MpiGroup final : public Group {
     });
   }
 
+  Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
+                     std::span<const std::size_t> recv_counts) override {
+    Call call = begin("all_to_all", send.dtype);
+    std::vector<std::size_t> to(send_counts.size() + 1), from(send_counts.size() + 1);
+    for (std::size_t r = 0; r < send_counts.size(); ++r) {
+      to[r + 1] = to[r] + send_counts[r];
+      from[r + 1] = from[r] + recv_counts[r];
+    }
+    const auto view = [](const BufferView& all, const std::vector<std::size_t>& begin, int r) {
+      const auto i = static_cast<std::size_t>(r);
+      return BufferView{at(all, begin[i]), begin[i + 1] - begin[i], all.dtype, all.device};
+    };
+    for (int step = 1; step < size_; ++step) {
+      const int peer = (rank_ + size_ - step) % size_;
+      const auto part = view(recv, from, peer);
+      if (part.count > 0) start_recv(call, part, peer, kExchangeTag);
+    }
+    for (int step = 1; step < size_; ++step) {
+      const int peer = (rank_ + step) % size_;
+      const auto part = view(send, to, peer);
+      if (part.count > 0) start_send(call, part, peer, kExchangeTag);
+    }
+    const auto own = view(send, to, rank_), mine = view(recv, from, rank_);
+    if (own.count > 0) std::memcpy(mine.data, own.data, own.bytes());
+    return pending(std::move(call));
+  }
+
   Pending broadcast(BufferView inout, int root) override {
     require_host(*this, inout);
     require_rank(*this, root);

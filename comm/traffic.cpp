@@ -14,6 +14,8 @@ const char* operation_name(Operation operation) {
       return "all_gather";
     case Operation::kReduceScatter:
       return "reduce_scatter";
+    case Operation::kAllToAll:
+      return "all_to_all";
     case Operation::kBroadcast:
       return "broadcast";
     case Operation::kSend:
@@ -62,6 +64,14 @@ class CountedGroup final : public Group {
   Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) override {
     return counted(inner_->reduce_scatter(send, recv, op), Operation::kReduceScatter, send,
                    others_);
+  }
+  Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
+                     std::span<const std::size_t> recv_counts) override {
+    // Only what stays is not sent.
+    const auto stays = static_cast<double>(send_counts[static_cast<std::size_t>(rank())]);
+    const double share = send.count > 0 ? 1.0 - stays / static_cast<double>(send.count) : 0.0;
+    return counted(inner_->all_to_all(send, send_counts, recv, recv_counts), Operation::kAllToAll,
+                   send, share);
   }
   Pending broadcast(BufferView inout, int root) override {
     return counted(inner_->broadcast(inout, root), Operation::kBroadcast, inout, others_);

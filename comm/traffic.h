@@ -22,12 +22,13 @@ enum class Operation : int {
   kAllReduce,
   kAllGather,
   kReduceScatter,
+  kAllToAll,
   kBroadcast,
   kSend,
   kRecv,
   kBarrier
 };
-inline constexpr int kOperations = 7;
+inline constexpr int kOperations = 8;
 
 const char* operation_name(Operation operation);  // "all_reduce", ...
 

@@ -38,13 +38,22 @@ struct Dropout {
   // dropout() alone: x holds rows [first_row, first_row + n) of the whole [B*T, C] with T = seq;
   // seq 0: x is the whole, n = B*T.
   std::int64_t first_row = 0, seq = 0;
+  // dropout() alone, int32 [B*T]: where in its sequence each row of the whole stands, when a rank
+  // holds parts of sequences; empty: row R stands at R % T.
+  TensorView positions{};
   std::int64_t first_head = 0;  // attention alone: the global number of local query head 0
 };
 
+// Queries and keys are runs of consecutive positions of one sequence: local query i stands at
+// first_query + i, local key j at first_key + j. Query p sees key s when s <= p, p - s < window (if
+// there is one), and s >= visible_from of the query.
 struct AttentionShape {
-  double scale = 1.0;  // of q . k, usually 1 / sqrt(D)
-  std::int64_t window =
-      0;  // a query sees the last `window` positions, itself included; 0: all earlier
+  double scale = 1.0;       // of q . k, usually 1 / sqrt(D)
+  std::int64_t window = 0;  // a query sees the last `window` positions, itself included; 0: all
+  std::int64_t first_query = 0, first_key = 0;
+  std::int64_t seq = 0;  // length of the whole sequence, which dropout counts in; 0: that of k
+  // int32 [B, queries] (rows may be strided): where the query's document begins; empty: at 0.
+  TensorView visible_from{};
 };
 
 struct AdamWStep {
@@ -97,17 +106,103 @@ class Kernels {
   // place (Su et al. 2021) in Llama's half-split form: x[N,H,D], pair (d, d + D/2) turned by
   // positions[N] (int32) * theta^(-2d/D). `inverse` turns back: that is the backward.
   virtual void rope(TensorView x, TensorView positions, double theta, bool inverse) = 0;
-  // o[B,T,H,D] = softmax(scale q k^T, causal) v for q[B,T,H,D], k and v[B,T,K,D]; query head h
-  // reads key head h / (H/K). lse[B,H,T] (accumulator type) is the log-sum-exp of the scaled
-  // scores. Blocked with online softmax (Dao et al. 2022): no T x T object. Dropout acts on the
-  // normalised probabilities; element index ((first_head + h)*T + query)*T + key.
+  // o[B,Q,H,D] = softmax(scale q k^T, masked) v for q[B,Q,H,D], k and v[B,S,K,D], Q queries and S
+  // keys; query head h reads key head h / (H/K). lse[B,H,Q] (accumulator type) is the log-sum-exp
+  // of the scaled scores. A query that sees none of these keys has o = 0 and lse = -inf. o is of
+  // q's type or its accumulator type. Blocked with online softmax (Dao et al. 2022): no Q x S
+  // object. Dropout acts on the normalised probabilities; element index
+  // ((first_head + h)*seq + query's position)*seq + key's position.
   virtual void attention_forward(TensorView o, TensorView lse, TensorView q, TensorView k,
                                  TensorView v, const AttentionShape& shape,
                                  const Dropout& dropout) = 0;
+  // o[B,Q,H,D] and lse[B,H,Q] of some keys, and the same of others, become those of all: o and
+  // lse are replaced. All in the accumulator type (Liu et al. 2023, ring attention).
+  virtual void attention_merge(TensorView o, TensorView lse, TensorView other_o,
+                               TensorView other_lse) = 0;
+  // Gradients by these keys alone; o and lse are those of all the keys that the queries see. dq,
+  // dk, dv are of q's type or its accumulator type; with `accumulate` they are added to.
   virtual void attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView d_o,
                                   TensorView q, TensorView k, TensorView v, TensorView o,
                                   TensorView lse, const AttentionShape& shape,
-                                  const Dropout& dropout) = 0;
+                                  const Dropout& dropout, bool accumulate = false) = 0;
+
+  // -- mixture of experts: routing
+  // --------------------------------------------------------------------- E experts. A
+  // micro-batch's routing is dense arrays over [N,E], of which a token's few entries count; N = B*R
+  // tokens in order, R of each sequence. Probabilities, gates and their gradients are in the
+  // accumulator type, masks are uint8, statistics fp64. logits[N,E] = x[N,C] w[E,C]^T, computed in
+  // the accumulator type whatever x and w are stored in.
+  virtual void moe_logits(TensorView logits, TensorView x, TensorView w) = 0;
+  // dw[E,C] += dlogits^T x; dx[N,C] (of x's type) += dlogits w, unless empty.
+  virtual void moe_logits_backward(TensorView dx, TensorView dw, TensorView dlogits, TensorView x,
+                                   TensorView w) = 0;
+  // probs[N,E] = softmax of logits[N,E] over the experts; lse[N] = its log-sum-exp.
+  virtual void moe_softmax(TensorView probs, TensorView lse, TensorView logits) = 0;
+  // dlogits[N,E] = gradient of sum(dprobs * probs) + z_scale * sum(lse^2):
+  // p (dp - sum_e p dp) + 2 z_scale lse p.
+  virtual void moe_softmax_backward(TensorView dlogits, TensorView dprobs, TensorView probs,
+                                    TensorView lse, double z_scale) = 0;
+  // Token choice: chosen[N,E] = 1 at the k experts of the largest probs + bias, ties to the lowest
+  // expert; bias[E] may be empty.
+  virtual void moe_choose_experts(TensorView chosen, TensorView probs, TensorView bias,
+                                  std::int64_t k) = 0;
+  // Expert choice (Zhou et al. 2022): chosen[B,T,E] = 1 at the `count` tokens t of each sequence
+  // with the largest scores[B,T,E] for expert e, ties to the lowest position. Whole sequences in
+  // true order.
+  virtual void moe_choose_tokens(TensorView chosen, TensorView scores, std::int64_t count) = 0;
+  // counts[B,E] (fp64) = set entries of mask[B,R,E] (strided rows allowed) of each sequence.
+  virtual void moe_count(TensorView counts, TensorView mask) = 0;
+  // Clears mask[B,R,E] (strided rows allowed) wherever `capacity` or more tokens of the sequence
+  // asked for the expert before: before[B,E] (fp64) ahead of this run, and those of the run itself,
+  // in order.
+  virtual void moe_drop(TensorView mask, TensorView before, std::int64_t capacity) = 0;
+  // stats[B,2E+1] (fp64): for each sequence the set entries of chosen[N,E] by expert, the sums of
+  // probs[N,E] by expert, the sum of lse[N]^2.
+  virtual void moe_statistics(TensorView stats, TensorView chosen, TensorView probs,
+                              TensorView lse) = 0;
+  // gates[N,E] = probs where chosen, over their sum over the chosen when `renormalize`; 0 where not
+  // chosen and where not kept (kept is a subset of chosen; the sum is over all the chosen).
+  virtual void moe_gates(TensorView gates, TensorView probs, TensorView chosen, TensorView kept,
+                         bool renormalize) = 0;
+  // dprobs[N,E] += gradient through moe_gates of dgates[N,E] (read where kept).
+  virtual void moe_gates_backward(TensorView dprobs, TensorView dgates, TensorView probs,
+                                  TensorView chosen, TensorView kept, bool renormalize) = 0;
+  // dprobs[N,E] += factor * counts[b,e] for the tokens of sequence b; counts[B,E] (fp64, rows may
+  // be strided). The gradient of a load-balance loss by the probabilities.
+  virtual void moe_balance_backward(TensorView dprobs, TensorView counts, double factor) = 0;
+  // sums[W] += over rows of x[B,W]; fp64.
+  virtual void sum_rows(TensorView sums, TensorView x) = 0;
+
+  // -- mixture of experts: moving tokens
+  // ------------------------------------------------------------------ rows[N,E] (int32): the rank
+  // of each kept pair (token, expert) when sorted by expert, then by token; -1 where kept is 0.
+  // counts[E] (host): pairs of each expert; complete on return.
+  virtual void moe_rows(TensorView rows, std::span<std::int64_t> counts, TensorView kept) = 0;
+  // Row rows[n,e] of to[A,C] = x[n,C], times gates[n,e] unless gates is empty.
+  virtual void moe_dispatch(TensorView to, TensorView x, TensorView rows, TensorView gates) = 0;
+  // y[N,C] = sum over e in ascending order of from[rows[n,e]], each times gates[n,e] unless gates
+  // is empty; summed in the accumulator type; y += with `accumulate`. A token without a row: 0.
+  virtual void moe_combine(TensorView y, TensorView from, TensorView rows, TensorView gates,
+                           bool accumulate) = 0;
+  // dgates[N,E] = dy[n] . from[rows[n,e]], 0 where there is no row.
+  virtual void moe_gate_gradient(TensorView dgates, TensorView dy, TensorView from,
+                                 TensorView rows) = 0;
+
+  // -- grouped products (G experts, one weight each)
+  // ------------------------------------------------------- Rows [begin[g], begin[g+1]) of x[R,I]
+  // meet w[g][O,I]; begin has G+1 ascending entries from 0 to R, groups may be empty. `bias` and
+  // `dbias` are empty or have G entries. Otherwise as linear_*. A row's result depends on no other
+  // row, nor on where in its group it stands: bitwise.
+  virtual void grouped_linear_forward(TensorView y, TensorView x, std::span<const TensorView> w,
+                                      std::span<const TensorView> bias,
+                                      std::span<const std::int64_t> begin) = 0;
+  virtual void grouped_linear_backward_input(TensorView dx, TensorView dy,
+                                             std::span<const TensorView> w,
+                                             std::span<const std::int64_t> begin) = 0;
+  virtual void grouped_linear_backward_weight(std::span<const TensorView> dw,
+                                              std::span<const TensorView> dbias, TensorView dy,
+                                              TensorView x,
+                                              std::span<const std::int64_t> begin) = 0;
 
   // -- feed-forward activations
   // ---------------------------------------------------------------------- y[N,F] = silu(gate) *

@@ -51,7 +51,8 @@ void CpuKernels::attention_forward(TensorView o, TensorView lse, TensorView q, T
 void CpuKernels::attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView d_o,
                                     TensorView q, TensorView k, TensorView v, TensorView o,
                                     TensorView lse, const AttentionShape& shape,
-                                    const Dropout& dropout) {
+                                    const Dropout& dropout, bool accumulate) {
+  PG_ASSERT(!accumulate, "comes");
   check(o, lse, q, k, v, shape, dropout);
   check(d_o, lse, dq, dk, dv, shape, dropout);
   PG_ASSERT(dq.dim(0) == q.dim(0) && dq.dim(1) == q.dim(1) && dq.dim(2) == q.dim(2) &&
@@ -60,6 +61,10 @@ void CpuKernels::attention_backward(TensorView dq, TensorView dk, TensorView dv,
   cpu::dispatch(q.dtype(), [&]<class T>() {
     cpu::attention_backward<T>(dq, dk, dv, d_o, q, k, v, o, lse, shape, dropout, threads_);
   });
+}
+
+void CpuKernels::attention_merge(TensorView, TensorView, TensorView, TensorView) {
+  PG_ASSERT(false, "comes");
 }
 
 }  // namespace pg::model

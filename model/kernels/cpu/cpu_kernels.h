@@ -42,7 +42,44 @@ class CpuKernels final : public Kernels {
                          const AttentionShape& shape, const Dropout& dropout) override;
   void attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView d_o, TensorView q,
                           TensorView k, TensorView v, TensorView o, TensorView lse,
-                          const AttentionShape& shape, const Dropout& dropout) override;
+                          const AttentionShape& shape, const Dropout& dropout,
+                          bool accumulate) override;
+  void attention_merge(TensorView o, TensorView lse, TensorView other_o,
+                       TensorView other_lse) override;
+
+  void moe_logits(TensorView logits, TensorView x, TensorView w) override;  // moe_router.cpp
+  void moe_logits_backward(TensorView dx, TensorView dw, TensorView dlogits, TensorView x,
+                           TensorView w) override;
+  void moe_softmax(TensorView probs, TensorView lse, TensorView logits) override;
+  void moe_softmax_backward(TensorView dlogits, TensorView dprobs, TensorView probs, TensorView lse,
+                            double z_scale) override;
+  void moe_gates(TensorView gates, TensorView probs, TensorView chosen, TensorView kept,
+                 bool renormalize) override;
+  void moe_gates_backward(TensorView dprobs, TensorView dgates, TensorView probs, TensorView chosen,
+                          TensorView kept, bool renormalize) override;
+  void moe_balance_backward(TensorView dprobs, TensorView counts, double factor) override;
+  void moe_statistics(TensorView stats, TensorView chosen, TensorView probs,
+                      TensorView lse) override;
+  void moe_choose_experts(TensorView chosen, TensorView probs, TensorView bias,
+                          std::int64_t k) override;  // moe_choice.cpp
+  void moe_choose_tokens(TensorView chosen, TensorView scores, std::int64_t count) override;
+  void moe_count(TensorView counts, TensorView mask) override;
+  void moe_drop(TensorView mask, TensorView before, std::int64_t capacity) override;
+  void moe_rows(TensorView rows, std::span<std::int64_t> counts,
+                TensorView kept) override;  // moe_tokens.cpp
+  void moe_dispatch(TensorView to, TensorView x, TensorView rows, TensorView gates) override;
+  void moe_combine(TensorView y, TensorView from, TensorView rows, TensorView gates,
+                   bool accumulate) override;
+  void moe_gate_gradient(TensorView dgates, TensorView dy, TensorView from,
+                         TensorView rows) override;
+  void grouped_linear_forward(TensorView y, TensorView x, std::span<const TensorView> w,
+                              std::span<const TensorView> bias,
+                              std::span<const std::int64_t> begin) override;  // grouped_linear.cpp
+  void grouped_linear_backward_input(TensorView dx, TensorView dy, std::span<const TensorView> w,
+                                     std::span<const std::int64_t> begin) override;
+  void grouped_linear_backward_weight(std::span<const TensorView> dw,
+                                      std::span<const TensorView> dbias, TensorView dy,
+                                      TensorView x, std::span<const std::int64_t> begin) override;
 
   void swiglu_forward(TensorView y, TensorView gate, TensorView up) override;  // activation.cpp
   void swiglu_backward(TensorView dgate, TensorView dup, TensorView dy, TensorView gate,
@@ -67,8 +104,9 @@ class CpuKernels final : public Kernels {
   void cross_entropy_gradient(TensorView dlogits, TensorView logits, TensorView merged,
                               TensorView targets, std::int64_t first_id, double scale) override;
 
-  double sum(TensorView x) override;             // reduce.cpp
-  double sum_of_squares(TensorView x) override;  // reduce.cpp
+  void sum_rows(TensorView sums, TensorView x) override;  // reduce.cpp
+  double sum(TensorView x) override;                      // reduce.cpp
+  double sum_of_squares(TensorView x) override;           // reduce.cpp
   void adamw(TensorView weight, TensorView master, TensorView m, TensorView v, TensorView grad,
              const AdamWStep& step) override;  // adamw.cpp
 

@@ -7,6 +7,8 @@ namespace pg::model {
 namespace {
 
 using View = TensorView;
+using Views = std::span<const TensorView>;
+using Begins = std::span<const std::int64_t>;
 
 class DryKernels final : public Kernels {
  public:
@@ -28,8 +30,30 @@ class DryKernels final : public Kernels {
   void rope(View, View, double, bool) override {}
   void attention_forward(View, View, View, View, View, const AttentionShape&,
                          const Dropout&) override {}
+  void attention_merge(View, View, View, View) override {}
   void attention_backward(View, View, View, View, View, View, View, View, View,
-                          const AttentionShape&, const Dropout&) override {}
+                          const AttentionShape&, const Dropout&, bool) override {}
+
+  void moe_logits(View, View, View) override {}
+  void moe_logits_backward(View, View, View, View, View) override {}
+  void moe_softmax(View, View, View) override {}
+  void moe_softmax_backward(View, View, View, View, double) override {}
+  void moe_choose_experts(View, View, View, std::int64_t) override {}
+  void moe_choose_tokens(View, View, std::int64_t) override {}
+  void moe_count(View, View) override {}
+  void moe_drop(View, View, std::int64_t) override {}
+  void moe_statistics(View, View, View, View) override {}
+  void moe_gates(View, View, View, View, bool) override {}
+  void moe_gates_backward(View, View, View, View, View, bool) override {}
+  void moe_balance_backward(View, View, double) override {}
+  void sum_rows(View, View) override {}
+  void moe_rows(View, std::span<std::int64_t>, View) override {}
+  void moe_dispatch(View, View, View, View) override {}
+  void moe_combine(View, View, View, View, bool) override {}
+  void moe_gate_gradient(View, View, View, View) override {}
+  void grouped_linear_forward(View, View, Views, Views, Begins) override {}
+  void grouped_linear_backward_input(View, View, Views, Begins) override {}
+  void grouped_linear_backward_weight(Views, Views, View, View, Begins) override {}
 
   void swiglu_forward(View, View, View) override {}
   void swiglu_backward(View, View, View, View, View) override {}
