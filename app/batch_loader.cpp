@@ -2,54 +2,108 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
+#include <utility>
 
 namespace pg::app {
 
-BatchLoader::BatchLoader(const io::TokenFile& file, const io::Sampler& sampler, std::int64_t seq,
-                         std::int64_t micro_batch, int ranks, int rank)
-    : file_(file),
-      sampler_(sampler),
-      seq_(seq),
-      micro_batch_(micro_batch),
-      ranks_(ranks),
-      rank_(rank) {
-  positions_.resize(static_cast<std::size_t>(micro_batch * seq));
-  for (std::int64_t b = 0; b < micro_batch; ++b) {
-    std::iota(positions_.begin() + b * seq, positions_.begin() + (b + 1) * seq, 0);
+BatchLoader::BatchLoader(const io::TokenFile& file, const io::Sampler& sampler, BatchShare share)
+    : file_(file), sampler_(sampler), share_(std::move(share)), part_(0) {
+  for (const auto& run : share_.runs) part_ += run.length;
+  positions_.resize(static_cast<std::size_t>(share_.micro_batch * part_));
+  for (std::int64_t b = 0; b < share_.micro_batch; ++b) {
+    for (const auto& run : share_.runs) {
+      const auto at = positions_.begin() + b * part_ + run.row;
+      std::iota(at, at + run.length, static_cast<std::int32_t>(run.begin));
+    }
   }
 }
 
 void BatchLoader::load(std::int64_t first, std::int64_t count) {
-  const auto round = ranks_ * micro_batch_;
+  const auto round = share_.ranks * share_.micro_batch;
   micro_batches_ = (count + round - 1) / round;
-  const auto mine = micro_batches_ * micro_batch_;
+  const auto mine = micro_batches_ * share_.micro_batch;
   samples_.assign(static_cast<std::size_t>(mine), 0);
-  tokens_.assign(static_cast<std::size_t>(mine * seq_), 0);
+  tokens_.assign(static_cast<std::size_t>(mine * part_), 0);
   targets_.assign(tokens_.size(), -1);
-
-  std::vector<std::int32_t> window(static_cast<std::size_t>(seq_ + 1));
+  if (share_.mask_documents) {
+    document_begin_.assign(static_cast<std::size_t>(mine * share_.seq), 0);
+  }
   for (std::int64_t s = 0; s < mine; ++s) {
-    const auto in_step = s / micro_batch_ * round + rank_ * micro_batch_ + s % micro_batch_;
+    const auto in_step =
+        s / share_.micro_batch * round + share_.rank * share_.micro_batch + s % share_.micro_batch;
     samples_[static_cast<std::size_t>(s)] = first + in_step;
-    if (in_step >= count) continue;
-    file_.read(sampler_.first_token(first + in_step), window);
-    std::copy(window.begin(), window.end() - 1, tokens_.begin() + s * seq_);
-    std::copy(window.begin() + 1, window.end(), targets_.begin() + s * seq_);
+    if (in_step < count) read_sample(first + in_step, s);
   }
 }
 
+void BatchLoader::read_sample(std::int64_t sample, std::int64_t slot) {
+  const auto first_token = sampler_.first_token(sample);
+  for (const auto& run : share_.runs) {
+    // One token more: the last one's target.
+    window_.resize(static_cast<std::size_t>(run.length + 1));
+    file_.read(first_token + run.begin, window_);
+    const auto at = slot * part_ + run.row;
+    std::copy(window_.begin(), window_.end() - 1, tokens_.begin() + at);
+    std::copy(window_.begin() + 1, window_.end(), targets_.begin() + at);
+  }
+  if (share_.mask_documents) mask_documents(first_token, slot);
+}
+
+void BatchLoader::mask_documents(std::int64_t first_token, std::int64_t slot) {
+  const auto seq = share_.seq;
+  const std::span<std::int32_t> begin(document_begin_.data() + slot * seq,
+                                      static_cast<std::size_t>(seq));
+  // Documents are never empty, so those that begin in the sequence are as many as their starts.
+  const auto from = documents_before(first_token + 1), to = documents_before(first_token + seq + 1);
+  for (auto document = from; document < to; ++document) {
+    const auto start = file_.document_start(document) - first_token;  // 1 to seq
+    std::fill(begin.begin() + std::min(start, seq), begin.end(), static_cast<std::int32_t>(start));
+    for (const auto& run : share_.runs) {
+      // The token before predicts nothing.
+      if (start - 1 < run.begin || start - 1 >= run.end()) continue;
+      targets_[static_cast<std::size_t>(slot * part_ + run.row + start - 1 - run.begin)] = -1;
+    }
+  }
+}
+
+std::int64_t BatchLoader::documents_before(std::int64_t token) const {
+  std::int64_t low = 0, high = file_.documents();
+  while (low < high) {
+    const auto middle = low + (high - low) / 2;
+    (file_.document_start(middle) < token ? low : high) =
+        file_.document_start(middle) < token ? middle + 1 : middle;
+  }
+  return low;
+}
+
+std::int64_t BatchLoader::counted_tokens(std::int64_t first, std::int64_t count) const {
+  auto tokens = count * share_.seq;
+  for (auto s = first; s < first + count && share_.mask_documents; ++s) {
+    const auto at = sampler_.first_token(s);
+    tokens -= documents_before(at + share_.seq + 1) - documents_before(at + 1);
+  }
+  return tokens;
+}
+
 model::MicroBatch BatchLoader::micro(std::int64_t index) {
-  const auto n = micro_batch_ * seq_;
+  const auto n = share_.micro_batch * part_;
   const auto view = [n](std::vector<std::int32_t>& values, std::int64_t at) {
     return model::TensorView(values.data() + at, DType::kI32, {n});
   };
   model::MicroBatch batch;
-  batch.sequences = micro_batch_;
-  batch.seq = seq_;
+  batch.sequences = share_.micro_batch;
+  batch.seq = part_;
   batch.tokens = view(tokens_, index * n);
   batch.targets = view(targets_, index * n);
   batch.positions = view(positions_, 0);
-  batch.samples = {samples_.data() + index * micro_batch_, static_cast<std::size_t>(micro_batch_)};
+  if (share_.mask_documents) {
+    batch.document_begin =
+        model::TensorView(document_begin_.data() + index * share_.micro_batch * share_.seq,
+                          DType::kI32, {share_.micro_batch, share_.seq});
+  }
+  batch.samples = {samples_.data() + index * share_.micro_batch,
+                   static_cast<std::size_t>(share_.micro_batch)};
   return batch;
 }
 

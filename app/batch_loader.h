@@ -1,4 +1,5 @@
-// The micro-batches of one rank: which samples of a step it computes, read from the token file.
+// The micro-batches of one rank: which samples of a step it computes, and which positions of them,
+// read from the token file.
 //
 // A step draws global_batch consecutive sample indices. They are dealt out in runs of micro_batch,
 // over the ranks that hold different sequences (dp*ep), then over accumulation: so a step is the
@@ -15,12 +16,18 @@
 
 namespace pg::app {
 
+// Of which sequences this rank computes which positions.
+struct BatchShare {
+  std::int64_t seq = 0, micro_batch = 0;
+  int ranks = 1, rank = 0;               // of the batch group
+  std::vector<model::SequenceRun> runs;  // of its part of each sequence
+  bool mask_documents = false;
+};
+
 class BatchLoader {
  public:
-  // `file` must outlive the loader. `ranks` is the size of the batch group, `rank` this one's place
-  // in it.
-  BatchLoader(const io::TokenFile& file, const io::Sampler& sampler, std::int64_t seq,
-              std::int64_t micro_batch, int ranks, int rank);
+  // `file` must outlive the loader.
+  BatchLoader(const io::TokenFile& file, const io::Sampler& sampler, BatchShare share);
 
   // Reads this rank's share of samples [first, first + count) of the run. When count is no multiple
   // of ranks * micro_batch the last micro-batches are filled up with samples whose targets are all
@@ -30,15 +37,23 @@ class BatchLoader {
   std::int64_t micro_batches() const { return micro_batches_; }
   // Views into this loader, valid until the next load.
   model::MicroBatch micro(std::int64_t index);
-  // Counted tokens of `count` samples over all ranks.
-  std::int64_t counted_tokens(std::int64_t count) const { return count * seq_; }
+  // Counted tokens of samples [first, first + count) over all ranks: all of them, or with masked
+  // documents those that are not the first of one.
+  std::int64_t counted_tokens(std::int64_t first, std::int64_t count) const;
 
  private:
+  void read_sample(std::int64_t sample, std::int64_t slot);
+  void mask_documents(std::int64_t first_token, std::int64_t slot);
+  // The number of documents that begin before token `token`.
+  std::int64_t documents_before(std::int64_t token) const;
+
   const io::TokenFile& file_;
   io::Sampler sampler_;
-  std::int64_t seq_, micro_batch_, ranks_, rank_;
+  BatchShare share_;
+  std::int64_t part_;  // positions of a sequence on this rank
   std::int64_t micro_batches_ = 0;
-  std::vector<std::int32_t> tokens_, targets_, positions_;
+  std::vector<std::int32_t> tokens_, targets_, positions_, document_begin_;
+  std::vector<std::int32_t> window_;  // of one read
   std::vector<std::int64_t> samples_;
 };
 

@@ -39,6 +39,11 @@ struct PipelineSection {
   bool operator==(const PipelineSection&) const = default;
 };
 
+struct ContextSection {
+  model::ContextMethod method = model::ContextMethod::kRing;
+  bool operator==(const ContextSection&) const = default;
+};
+
 struct RecomputeSection {
   model::Recompute mode = model::Recompute::kNone;
   std::int64_t layers = 0;  // the model's first ones; 0: all
@@ -49,6 +54,7 @@ struct DataSection {
   std::string train, valid;       // HDF5 token files; valid may be empty
   std::vector<std::string> text;  // files and globs for `prepare`
   std::string tokenizer;          // "bytes", or the SentencePiece .model (made when missing)
+  bool mask_documents = false;    // attention stays inside the documents of a sequence
   bool operator==(const DataSection&) const = default;
 };
 
@@ -90,8 +96,9 @@ struct Deck {
   RunSection run;
   GridSection grid;
   PipelineSection pipeline;
+  ContextSection context;
   RecomputeSection recompute;
-  model::ModelConfig model;
+  model::ModelConfig model;  // with the [moe] section
   DataSection data;
   TrainSection train;
   OptimizerSection optimizer;

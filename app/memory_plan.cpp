@@ -42,9 +42,10 @@ std::int64_t packed_elements(const model::ParamLayout& layout, const model::Mode
 
 // The largest second operand of a product for a weight's gradient, which is packed for the call:
 // the input of a block's linear layer.
-std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConfig& rank_config) {
+std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConfig& rank_config,
+                                        std::int64_t cp) {
   const auto widest = std::max({deck.model.hidden, rank_config.q_width(), rank_config.ffn});
-  return deck.train.micro_batch * deck.train.seq * widest;
+  return deck.train.micro_batch * deck.train.seq / cp * widest;
 }
 
 // What a group's reductions receive into, which it keeps for later ones.
@@ -55,14 +56,17 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
 
   // Gradients over the replicas, from the head to the embedding; from stage 2 on micro-batches
   // follow each other without a pause, and places meet other rooms the second time.
-  std::vector<std::int64_t> needs;
-  std::int64_t replicas = 0;
+  std::vector<std::int64_t> needs, expert_needs;
+  std::int64_t replicas = 0, of_experts = 0;
   const auto add = [&](std::int64_t p) {
     const auto& place = layout.place(p);
     if (!place.held) return;
-    replicas = std::max(replicas, comm::all_reduce_room(cut.replicas, place.piece, element));
-    needs.push_back(
-        comm::reduce_scatter_room(cut.replicas, place.piece * static_cast<std::int64_t>(element)));
+    const int copies = layout.is_experts(p) ? cut.expert_replicas : cut.replicas;
+    auto& longest = layout.is_experts(p) ? of_experts : replicas;
+    longest = std::max(longest, comm::all_reduce_room(copies, place.piece, element));
+    (layout.is_experts(p) ? expert_needs : needs)
+        .push_back(
+            comm::reduce_scatter_room(copies, place.piece * static_cast<std::int64_t>(element)));
   };
   const auto head = model::ParamTable::head_place(deck.model);
   const int rounds = cut.zero >= 2 && micro_batches > 1 ? 2 : 1;
@@ -70,10 +74,13 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
     for (auto p = head; p >= 0; --p) add(p);
     for (auto p = head + 1; p < layout.places(); ++p) add(p);
   }
-  if (cut.zero > 0) replicas = comm::rooms_after(needs, model::GradReducer::kInFlight);
+  if (cut.zero > 0) {
+    replicas = comm::rooms_after(needs, model::GradReducer::kInFlight);
+    of_experts = comm::rooms_after(expert_needs, model::GradReducer::kInFlight);
+  }
 
   // The stream over tp.
-  const auto stream = deck.train.micro_batch * deck.train.seq * deck.model.hidden;
+  const auto stream = deck.train.micro_batch * deck.train.seq / cut.cp * deck.model.hidden;
   const auto width = dtype_size(compute);
   const auto tensor = cut.sequence ? comm::reduce_scatter_room(
                                          cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
@@ -83,7 +90,7 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
   const bool at_end = cut.pp > 1 && (cut.stage == 0 || cut.stage == cut.pp - 1);
   const auto& tokens = layout.place(model::ParamTable::kTokenPlace);
   const auto ends = layout.tied() && at_end ? comm::all_reduce_room(2, tokens.piece, element) : 0;
-  return replicas + tensor + ends;
+  return replicas + of_experts + tensor + ends;
 }
 
 }  // namespace
@@ -104,7 +111,7 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
       model::activation_bytes(deck.model, layout, compute, pipeline_options(deck, grid)).total();
   if (compute != DType::kF64) {
     plan.packed = (2 * packed_elements(layout, deck.model) +
-                   packed_activation_elements(deck, layout.rank_config())) *
+                   packed_activation_elements(deck, layout.rank_config(), layout.sharding().cp)) *
                   static_cast<std::int64_t>(dtype_size(compute));
   }
   plan.communication =

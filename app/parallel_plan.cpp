@@ -17,8 +17,15 @@ model::Sharding sharding_of(const Deck& deck, const comm::GridShape& grid,
   s.pp = grid.size(comm::Axis::kPP);
   s.stage = coord[comm::Axis::kPP];
   s.chunks = static_cast<int>(deck.pipeline.chunks);
+  s.ep = grid.size(comm::Axis::kEP);
+  s.ep_rank = coord[comm::Axis::kEP];
+  s.cp = grid.size(comm::Axis::kCP);
+  s.cp_rank = coord[comm::Axis::kCP];
+  s.context = deck.context.method;
   s.replicas = grid.size(comm::kDenseReplicas);
   s.replica = grid.index_in(coord, comm::kDenseReplicas);
+  s.expert_replicas = grid.size(comm::kExpertReplicas);
+  s.expert_replica = grid.index_in(coord, comm::kExpertReplicas);
   s.zero = static_cast<int>(deck.grid.zero);
   return s;
 }
@@ -51,7 +58,11 @@ model::Groups groups_of(const Deck& deck, comm::ProcessGrid& grid) {
   const int tp = grid.shape().size(comm::Axis::kTP);
   return {borrowed(grid.axis(comm::Axis::kTP)),
           grid.tensor_subgroup(model::kv_copies(tp, deck.model.kv_heads)),
-          borrowed(grid.dense_replicas()), borrowed(grid.axis(comm::Axis::kPP)),
+          borrowed(grid.dense_replicas()),
+          borrowed(grid.expert_replicas()),
+          borrowed(grid.axis(comm::Axis::kEP)),
+          borrowed(grid.axis(comm::Axis::kCP)),
+          borrowed(grid.axis(comm::Axis::kPP)),
           borrowed(grid.pipeline_ends())};
 }
 

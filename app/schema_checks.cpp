@@ -236,6 +236,7 @@ void derive_defaults(Deck& deck, const io::DeckReader& reader, const std::string
     model.ffn =
         model.activation == model::Activation::kGelu ? 4 * model.hidden : (wide + 63) / 64 * 64;
   }
+  if (!reader.given("moe.ffn")) model.moe.ffn = model.ffn;
   if (!reader.given("model.max_seq")) model.max_seq = deck.train.seq;
   if (!reader.given("schedule.decay")) {
     const auto fifth = std::max<std::int64_t>(deck.train.steps / 5, 1);

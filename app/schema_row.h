@@ -27,6 +27,17 @@ Field at(Section Deck::*section, T Section::*member) {
       [=](const Deck& deck) { return io::DeckValue((deck.*section).*member); }};
 }
 
+// A field of a struct inside a section.
+template <class Section, class Inner, class T>
+Field at(Section Deck::*section, Inner Section::*inner, T Inner::*member) {
+  return {type_of<T>(),
+          {},
+          [=](Deck& deck, const io::DeckValue& value) {
+            (deck.*section).*inner.*member = std::get<T>(value);
+          },
+          [=](const Deck& deck) { return io::DeckValue((deck.*section).*inner.*member); }};
+}
+
 // A choice held as text.
 template <class Section>
 Field at(Section Deck::*section, std::string Section::*member, std::vector<std::string> choices) {
@@ -36,23 +47,39 @@ Field at(Section Deck::*section, std::string Section::*member, std::vector<std::
   return field;
 }
 
-// A choice held as an enum: values[i] is what words[i] means, and the first word that means a value
-// is the one it is written as (words of later versions stand behind it with any value).
-template <class Section, class E>
-Field at(Section Deck::*section, E Section::*member, std::vector<std::string> words,
-         std::vector<E> values) {
+// A choice held as an enum, anywhere in the deck: get_ref(deck) is the enum. values[i] is what
+// words[i] means, and the first word that means a value is the one it is written as (words of later
+// versions stand behind it with any value).
+template <class E, class Ref>
+Field choice_at(Ref get_ref, std::vector<std::string> words, std::vector<E> values) {
   const auto set = [=](Deck& deck, const io::DeckValue& value) {
     for (std::size_t i = 0; i < words.size(); ++i) {
-      if (words[i] == std::get<std::string>(value)) (deck.*section).*member = values[i];
+      if (words[i] == std::get<std::string>(value)) get_ref(deck) = values[i];
     }
   };
   const auto get = [=](const Deck& deck) {
     for (std::size_t i = 0; i < words.size(); ++i) {
-      if (values[i] == (deck.*section).*member) return io::DeckValue(words[i]);
+      if (values[i] == get_ref(deck)) return io::DeckValue(words[i]);
     }
     return io::DeckValue(std::string());
   };
   return {io::KeyType::kChoice, words, set, get};
+}
+
+template <class Section, class E>
+Field at(Section Deck::*section, E Section::*member, std::vector<std::string> words,
+         std::vector<E> values) {
+  return choice_at<E>(
+      [=](auto& deck) -> auto& { return (deck.*section).*member; }, std::move(words),
+      std::move(values));
+}
+
+template <class Section, class Inner, class E>
+Field at(Section Deck::*section, Inner Section::*inner, E Inner::*member,
+         std::vector<std::string> words, std::vector<E> values) {
+  return choice_at<E>(
+      [=](auto& deck) -> auto& { return (deck.*section).*inner.*member; }, std::move(words),
+      std::move(values));
 }
 
 // One row, in the order in which a reader wants to know it.

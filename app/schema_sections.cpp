@@ -10,11 +10,18 @@ const std::vector<SchemaSection>& deck_sections() {
        "dp*tp*pp*ep*cp is the number of ranks. The same deck and seed give the same loss curve on\n"
        "every legal grid, up to the order of sums."},
       {"pipeline", "the pipeline's schedule", ""},
-      {"context", "attention over a split sequence", ""},
+      {"context", "attention over a split sequence",
+       "grid.cp ranks share a sequence. The key counts only when grid.cp > 1."},
       {"recompute", "activations computed again instead of kept", ""},
       {"model", "the transformer's shape",
        "heads is a multiple of kv_heads; without head_dim, hidden is a multiple of heads."},
-      {"moe", "mixture of experts", ""},
+      {"moe", "mixture of experts",
+       "Routing is defined for one sequence of T tokens, E experts and k = top_k, so that neither\n"
+       "grid nor micro-batch changes it. With f_e the tokens that chose e over k T, P_e the mean\n"
+       "probability of e, and lse the log-sum-exp of a token's router logits, the loss gains, as\n"
+       "a mean over sequences and a sum over blocks,\n"
+       "  aux_loss * E * sum_e f_e P_e  +  z_loss * mean over tokens of lse^2\n"
+       "bias_update alone looks at the whole batch, after the step."},
       {"data", "text, tokenizer and token files", "Relative paths start at the working directory."},
       {"train", "length and batches of the training",
        "global_batch is a multiple of dp*ep*micro_batch; seq is at most model.max_seq."},

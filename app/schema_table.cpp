@@ -23,6 +23,7 @@ std::vector<Row> run_and_grid_rows() {
   using Grid = GridSection;
   using Pipeline = PipelineSection;
   using Recomputing = RecomputeSection;
+  using model::ContextMethod;
   using model::Recompute;
   using model::ScheduleKind;
   return {
@@ -88,8 +89,19 @@ std::vector<Row> run_and_grid_rows() {
        .range = between(1, 1 << 12),
        .unit = "ranks",
        .doc = "Pipeline stages; layers are spread over them by cost."},
-      reserved("grid.ep", 1, at(grid, &Grid::ep)),
-      reserved("grid.cp", 1, at(grid, &Grid::cp)),
+      {.name = "grid.ep",
+       .field = at(grid, &Grid::ep),
+       .fallback = 1,
+       .range = between(1, 1 << 12),
+       .unit = "ranks",
+       .doc = "Expert-parallel ranks: each holds an equal part of every block's experts and, like "
+              "dp ranks, sequences of its own. A divisor of moe.experts."},
+      {.name = "grid.cp",
+       .field = at(grid, &Grid::cp),
+       .fallback = 1,
+       .range = between(1, 1 << 12),
+       .unit = "ranks",
+       .doc = "Context-parallel ranks: each holds a part of every sequence; see context.method."},
       {.name = "grid.zero",
        .field = at(grid, &Grid::zero),
        .fallback = 0,
@@ -114,7 +126,13 @@ std::vector<Row> run_and_grid_rows() {
        .fallback = 1,
        .range = between(1, 1 << 10),
        .doc = "Model chunks of each stage, for interleaved."},
-      reserved("context.method", "ring"),
+      {.name = "context.method",
+       .field = at(&Deck::context, &ContextSection::method, {"ring", "ulysses", "allgather"},
+                   {ContextMethod::kRing, ContextMethod::kUlysses, ContextMethod::kAllGather}),
+       .fallback = "ring",
+       .doc = "How attention sees the other parts of a sequence. ring: keys and values are passed "
+              "around; allgather: every rank gathers them (both need seq % (2 cp) = 0); ulysses: "
+              "heads are cut instead of the sequence meanwhile (heads / tp a multiple of cp)."},
       {.name = "recompute.mode",
        .field = at(recompute, &Recomputing::mode, {"none", "selective", "full"},
                    {Recompute::kNone, Recompute::kSelective, Recompute::kFull}),
@@ -226,17 +244,78 @@ std::vector<Row> model_rows() {
        .unit = "tokens",
        .doc = "Sliding attention window. 0: all earlier tokens."},
 
-      reserved("moe.experts", 0),
-      reserved("moe.top_k", 2),
-      reserved("moe.ffn", 0),
-      reserved("moe.router", "top_k"),
-      reserved("moe.renormalize", true),
-      reserved("moe.capacity_factor", 0.0),
-      reserved("moe.shared_experts", 0),
-      reserved("moe.every", 1),
-      reserved("moe.aux_loss", 0.0),
-      reserved("moe.z_loss", 0.0),
-      reserved("moe.bias_update", 0.0),
+  };
+}
+
+std::vector<Row> moe_rows() {
+  const auto model = &Deck::model;
+  const auto moe = &ModelConfig::moe;
+  using M = model::MoeConfig;
+  using model::RouterKind;
+  return {
+      {.name = "moe.experts",
+       .field = at(model, moe, &M::experts),
+       .fallback = 0,
+       .range = between(0, 1 << 12),
+       .doc = "Experts of a block's feed-forward layer. 0: dense."},
+      {.name = "moe.top_k",
+       .field = at(model, moe, &M::top_k),
+       .fallback = 2,
+       .range = between(1, 1 << 12),
+       .doc = "Experts of a token; with expert_choice on average. switch has one, whatever this "
+              "says."},
+      {.name = "moe.ffn",
+       .field = at(model, moe, &M::ffn),
+       .fallback_text = "model.ffn",
+       .range = between(1, 1 << 22),
+       .doc = "Width of one expert."},
+      {.name = "moe.router",
+       .field = at(model, moe, &M::router, {"top_k", "switch", "expert_choice"},
+                   {RouterKind::kTopK, RouterKind::kSwitch, RouterKind::kExpertChoice}),
+       .fallback = "top_k",
+       .doc = "top_k: each token takes its best experts. switch: its best one, weighted with that "
+              "probability. expert_choice: each expert takes its top_k*seq/experts best tokens of "
+              "a sequence; for training only, as it looks at later tokens."},
+      {.name = "moe.renormalize",
+       .field = at(model, moe, &M::renormalize),
+       .fallback = true,
+       .doc =
+           "top_k only. true: a token's weights add up to 1, the softmax over its chosen experts "
+           "(Mixtral). false: probabilities among all experts (Qwen)."},
+      {.name = "moe.capacity_factor",
+       .field = at(model, moe, &M::capacity_factor),
+       .fallback = 0.0,
+       .range = between(0, 1 << 12),
+       .doc =
+           "An expert takes at most ceil(capacity_factor*top_k*seq/experts) tokens of a sequence, "
+           "the first ones; the others skip it. 0: all (dropless)."},
+      {.name = "moe.shared_experts",
+       .field = at(model, moe, &M::shared_experts),
+       .fallback = 0,
+       .range = between(0, 1 << 10),
+       .doc = "Experts that every token goes through, as one layer of so many widths."},
+      {.name = "moe.every",
+       .field = at(model, moe, &M::every),
+       .fallback = 1,
+       .range = between(1, 1 << 14),
+       .doc = "Only the last of every so many blocks has experts; the others are dense."},
+      {.name = "moe.aux_loss",
+       .field = at(model, moe, &M::aux_loss),
+       .fallback = 0.0,
+       .range = at_least(0),
+       .doc = "Factor of the load-balance loss."},
+      {.name = "moe.z_loss",
+       .field = at(model, moe, &M::z_loss),
+       .fallback = 0.0,
+       .range = at_least(0),
+       .doc = "Factor of the router's z loss."},
+      {.name = "moe.bias_update",
+       .field = at(model, moe, &M::bias_update),
+       .fallback = 0.0,
+       .range = between(0, 1),
+       .doc =
+           "Balance without a loss: after each step, experts that were asked for less than the "
+           "mean gain so much in the choice, the others lose it; weights do not change. 0: off."},
   };
 }
 
@@ -270,7 +349,11 @@ std::vector<Row> training_rows() {
        .fallback = "bytes",
        .doc = "\"bytes\" (the 256 byte values), or a SentencePiece .model file, which `prepare` "
               "trains when it is missing."},
-      reserved("data.mask_documents", false),
+      {.name = "data.mask_documents",
+       .field = at(data, &Data::mask_documents),
+       .fallback = false,
+       .doc = "Attention stays inside the documents of a sequence, and no document predicts the "
+              "first token of the next."},
 
       {.name = "train.steps",
        .field = at(train, &Train::steps),
@@ -424,7 +507,7 @@ std::vector<Row> saving_rows() {
 const std::vector<SchemaKey>& deck_schema() {
   static const auto table = [] {
     std::vector<SchemaKey> out;
-    for (auto* rows : {&run_and_grid_rows, &model_rows, &training_rows, &saving_rows}) {
+    for (auto* rows : {&run_and_grid_rows, &model_rows, &moe_rows, &training_rows, &saving_rows}) {
       for (auto& row : rows()) out.push_back(schema_key(std::move(row)));
     }
     return out;

@@ -46,20 +46,27 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
       kernels_(model::make_cpu_kernels(static_cast<int>(deck.run.threads))),
       groups_(groups_of(deck, grid)),
       params_(layout_of(deck, sharding_of(deck, grid.shape(), grid.coord())), deck.run.precision),
-      weights_(params_, *kernels_, groups_.replicas),
+      weights_(params_, *kernels_, groups_),
       reducer_(params_, *kernels_, groups_),
       use_(weights_, reducer_),
       pipeline_(deck.model, pipeline_options(deck, grid.shape()), params_, *kernels_, groups_,
                 deck.run.seed, use_),
-      optimizer_(adamw_config(deck.optimizer), params_, *kernels_, groups_) {
-  const auto ranks = grid.shape().size(comm::kBatch);
+      optimizer_(adamw_config(deck.optimizer), params_, *kernels_, groups_),
+      balance_(params_, groups_) {
+  const auto& shape = grid.shape();
+  const BatchShare share{deck.train.seq,
+                         deck.train.micro_batch,
+                         shape.size(comm::kBatch),
+                         batch_rank(grid),
+                         model::sequence_runs(deck.context.method, shape.size(comm::Axis::kCP),
+                                              grid.coord()[comm::Axis::kCP], deck.train.seq),
+                         deck.data.mask_documents};
   const auto loader = [&](const io::TokenFile& file, bool shuffle) {
     std::unique_ptr<BatchLoader> made;
     comm::together(grid.world(), [&] {
       const io::Sampler sampler(file.tokens(), deck.train.seq, deck.run.seed, shuffle);
       if (!shuffle) valid_samples_ = sampler.samples();
-      made = std::make_unique<BatchLoader>(file, sampler, deck.train.seq, deck.train.micro_batch,
-                                           ranks, batch_rank(grid));
+      made = std::make_unique<BatchLoader>(file, sampler, share);
     });
     return made;
   };
@@ -75,7 +82,16 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
 // Every rank's share of the step's loss, which the last pipeline stage has.
 double Trainer::sum_over_batch(double loss_sum) {
   loss_sum = comm::all_reduce(*groups_.pipeline, loss_sum, comm::ReduceOp::kSum);
-  return comm::all_reduce(grid_.batch(), loss_sum, comm::ReduceOp::kSum);
+  return comm::all_reduce(grid_.dense_replicas(), loss_sum, comm::ReduceOp::kSum);
+}
+
+double Trainer::auxiliary_loss(const model::MoeReport& moe) const {
+  double sum = 0.0;
+  for (const auto& block : moe.blocks) {
+    sum += deck_.model.moe.aux_loss * block.balance_loss +
+           deck_.model.moe.z_loss * block.z_loss / static_cast<double>(deck_.train.seq);
+  }
+  return sum / static_cast<double>(deck_.train.global_batch);
 }
 
 void Trainer::load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count) {
@@ -91,18 +107,30 @@ StepResult Trainer::step() {
   // 1. The step's samples, and the number of tokens that its loss is a mean over.
   const auto batch = deck_.train.global_batch;
   load_batch(*train_loader_, next_sample_, batch);
-  result.tokens = train_loader_->counted_tokens(batch);
+  result.tokens = train_loader_->counted_tokens(next_sample_, batch);
+  if (result.tokens == 0) {
+    throw Error(
+        ExitCode::kData,
+        fmt::format("step {}: data.mask_documents leaves no token to predict: every document "
+                    "of its samples in {} has one token",
+                    result.step, deck_.data.train),
+        grid_.world().size());
+  }
   const double loss_scale = 1.0 / static_cast<double>(result.tokens);
 
   // 2. Forward and backward of its micro-batches, in the pipeline's order. Gradients add up, and
   // set out to their sums as they are complete.
   reducer_.begin_step();
-  double loss_sum = pipeline_.forward_backward(
-      [this](int micro) { return train_loader_->micro(micro); }, loss_scale);
+  pipeline_.counters().clear(*kernels_);
+  double loss_sum =
+      pipeline_.forward_backward([this](int micro) { return train_loader_->micro(micro); },
+                                 loss_scale, 1.0 / static_cast<double>(batch));
   reducer_.finish();
 
   // 3. The step's loss and gradient norm, the same on every rank.
   result.loss = sum_over_batch(loss_sum) * loss_scale;
+  result.moe = balance_.add_up(pipeline_.counters());
+  result.aux_loss = auxiliary_loss(result.moe);
   result.grad_norm = optimizer_.grad_norm();
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     // Both numbers are the same on every rank: all of them come here.
@@ -116,6 +144,7 @@ StepResult Trainer::step() {
   result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
   optimizer_.update(result.step, result.lr, result.grad_norm);
   weights_.publish();
+  balance_.update(result.moe);
   completed_ = result.step;
   next_sample_ += batch;
   result.traffic = grid_.traffic().rows();
@@ -134,7 +163,7 @@ EvalResult Trainer::evaluate() {
     load_batch(*valid_loader_, first, count);
     loss_sum += pipeline_.loss([this](int micro) { return valid_loader_->micro(micro); },
                                static_cast<int>(valid_loader_->micro_batches()));
-    result.tokens += valid_loader_->counted_tokens(count);
+    result.tokens += valid_loader_->counted_tokens(first, count);
   }
   result.loss = sum_over_batch(loss_sum) / static_cast<double>(result.tokens);
   return result;

@@ -12,6 +12,7 @@
 #include "app/deck.h"
 #include "comm/process_grid.h"
 #include "model/optim/optimizer.h"
+#include "model/optim/router_balance.h"
 #include "model/optim/zero.h"
 #include "model/pipeline/pipeline.h"
 
@@ -20,10 +21,12 @@ namespace pg::app {
 struct StepResult {
   std::int64_t step = 0;  // completed updates, this one included
   double loss = 0;        // nats per counted token, before the update
+  double aux_loss = 0;    // what the routers' losses add to it, weighted
   double lr = 0, grad_norm = 0;
   std::int64_t tokens = 0;  // counted, over all ranks
   double seconds = 0;
   std::vector<comm::TrafficRow> traffic;  // what this rank's groups carried in the step
+  model::MoeReport moe;                   // of all routers; empty without experts
 };
 
 struct EvalResult {
@@ -64,10 +67,12 @@ class Trainer {
   void set_sabotage(const model::Sabotage& sabotage) {
     reducer_.sabotage() = sabotage;
     weights_.sabotage() = sabotage;
+    pipeline_.set_sabotage(sabotage);
   }
 
  private:
   double sum_over_batch(double loss_sum);
+  double auxiliary_loss(const model::MoeReport& moe) const;
   void load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count);
 
   Deck deck_;
@@ -85,6 +90,7 @@ class Trainer {
   model::ZeroPlaceUse use_;
   model::Pipeline pipeline_;
   model::Optimizer optimizer_;
+  model::RouterBalance balance_;
 
   std::int64_t completed_ = 0, next_sample_ = 0;
 };

@@ -9,6 +9,7 @@ ModelChunk::ModelChunk(const ModelConfig& config, const ParamLayout& layout, con
       tied_(config.tie_embeddings),
       head_place_(ParamTable::head_place(config)),
       position_place_(ParamTable::position_place(config)),
+      first_experts_place_(ParamTable::experts_place(config, part.first_layer)),
       token_table_(layout.table().id("embed.tokens.weight")),
       vocab_(vocab_rows(config.vocab, layout.sharding().tp, layout.sharding().tp_rank)) {
   if (config.position == PositionKind::kLearned) {
@@ -16,12 +17,23 @@ ModelChunk::ModelChunk(const ModelConfig& config, const ParamLayout& layout, con
   }
   for (std::int64_t i = 0; i < part.layers; ++i) {
     blocks_.emplace_back(config, layout, part.first_layer + i);
+    has_experts_.push_back(config.has_experts(part.first_layer + i));
   }
   if (part.head) head_.emplace(config, layout);
 }
 
 std::int64_t ModelChunk::place_of(std::size_t block) const {
   return ParamTable::block_place(part_.first_layer + static_cast<std::int64_t>(block));
+}
+
+std::int64_t ModelChunk::experts_of(std::size_t block) const {
+  return has_experts_[block] ? first_experts_place_ + static_cast<std::int64_t>(block) : -1;
+}
+
+void ModelChunk::need_block(std::size_t block, std::int64_t next, PlaceUse& use) const {
+  const auto experts = experts_of(block);
+  use.need_weights(place_of(block), experts >= 0 ? experts : next);
+  if (experts >= 0) use.need_weights(experts, next);
 }
 
 bool ModelChunk::full(std::size_t block) const {
@@ -71,7 +83,7 @@ Stream ModelChunk::run(const LayerContext& ctx, Arena& again, Saved& saved, Tens
   saved.inputs.assign(n_blocks(), {});
   for (std::size_t i = 0; i < n_blocks(); ++i) {
     const auto next = i + 1 < n_blocks() ? place_of(i + 1) : part_.head ? head_place_ : -1;
-    use.need_weights(place_of(i), next);
+    need_block(i, next, use);
     if (!full(i)) {
       stream = blocks_[i].forward(of_block(ctx, i), saved.blocks[i], stream, branch);
       continue;
@@ -121,18 +133,20 @@ void ModelChunk::backward(const LayerContext& ctx, Arena& again, const Saved& sa
                           PlaceUse& use) const {
   const ArenaScope scope(ctx.scratch);
   for (std::size_t i = n_blocks(); i-- > 0;) {
-    use.need_weights(place_of(i), i > 0 ? place_of(i - 1) : -1);
+    need_block(i, i > 0 ? place_of(i - 1) : -1, use);
     use.begin_grads(place_of(i));
+    if (experts_of(i) >= 0) use.begin_grads(experts_of(i));
     const ArenaScope inner(ctx.scratch);
     if (full(i)) {
       const ArenaScope held(again);
       Block::Saved made;
       const auto branch = ctx.push_stream(ctx.scratch);
-      blocks_[i].remake(ctx.keeping_in(again), made, {saved.inputs[i], {}}, branch);
+      blocks_[i].remake(ctx.again_in(again), made, {saved.inputs[i], {}}, branch);
       blocks_[i].backward(ctx, dr, made);
     } else {
       blocks_[i].backward(ctx, dr, saved.blocks[i]);
     }
+    if (experts_of(i) >= 0) use.grads_done(experts_of(i));
     use.grads_done(place_of(i));
   }
   if (part_.embeds) embed_backward(ctx, dr, use);

@@ -64,6 +64,9 @@ class ModelChunk {
  private:
   std::size_t n_blocks() const { return blocks_.size(); }
   std::int64_t place_of(std::size_t block) const;
+  std::int64_t experts_of(std::size_t block) const;  // their place; -1: none
+  // The weights of a block and of its experts, and then those of `next`, are needed.
+  void need_block(std::size_t block, std::int64_t next, PlaceUse& use) const;
   Stream run(const LayerContext& ctx, Arena& again, Saved& saved, TensorView in, TensorView branch,
              TensorView carry, PlaceUse& use) const;
   TensorView embed(const LayerContext& ctx, PlaceUse& use) const;
@@ -76,7 +79,8 @@ class ModelChunk {
   StagePart part_;
   RecomputePlan recompute_;
   bool tied_;
-  std::int64_t head_place_, position_place_;
+  std::int64_t head_place_, position_place_, first_experts_place_;
+  std::vector<bool> has_experts_;  // by block
   std::size_t token_table_;
   std::optional<std::size_t> position_table_;
   VocabRows vocab_;

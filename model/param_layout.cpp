@@ -18,6 +18,7 @@ ModelConfig share(ModelConfig c, int tp) {
   c.heads /= tp;
   c.kv_heads = std::max<std::int64_t>(1, c.kv_heads / tp);
   c.ffn /= tp;
+  c.moe.ffn /= tp;
   return c;
 }
 
@@ -47,7 +48,7 @@ ParamLayout::ParamLayout(const ModelConfig& config, const Sharding& sharding,
     auto& place = place_[static_cast<std::size_t>(spec.place)];
     auto part = cut(spec);
     if (spec.place == ParamTable::kTokenPlace && copies_tokens) part.counts = false;
-    part.held = place.held;
+    part.held = place.held && holds_expert(spec);
     part.offset = place.elements;
     if (!part.held) part.counts = false;
     part_.push_back(part);
@@ -57,14 +58,30 @@ ParamLayout::ParamLayout(const ModelConfig& config, const Sharding& sharding,
                                : part.elements();
     place.elements += allocated;
   }
-  for (auto& place : place_) {
+  for (std::int64_t p = 0; p < places(); ++p) {
+    auto& place = place_[static_cast<std::size_t>(p)];
     if (!place.held) continue;
-    place.piece = (place.elements + shards() - 1) / shards();
+    place.piece = (place.elements + shards(p) - 1) / shards(p);
     place.begin = full_;
     place.shard_begin = shard_;
-    full_ += round_up(place.piece * shards(), kPlaceAlignment);
-    shard_ += shards() == 1 ? round_up(place.piece, kPlaceAlignment) : place.piece;
+    full_ += round_up(place.piece * shards(p), kPlaceAlignment);
+    shard_ += shards(p) == 1 ? round_up(place.piece, kPlaceAlignment) : place.piece;
   }
+}
+
+bool ParamLayout::holds_expert(const ParamSpec& spec) const {
+  return spec.expert < 0 ||
+         (spec.expert >= first_expert() && spec.expert < first_expert() + experts());
+}
+
+std::vector<std::int64_t> ParamLayout::expert_blocks() const {
+  std::vector<std::int64_t> blocks;
+  for (const auto& part : parts_) {
+    for (auto i = part.first_layer; i < part.first_layer + part.layers; ++i) {
+      if (rank_config_.has_experts(i)) blocks.push_back(i);
+    }
+  }
+  return blocks;
 }
 
 void ParamLayout::hold_places(const ModelConfig& config) {
@@ -77,7 +94,9 @@ void ParamLayout::hold_places(const ModelConfig& config) {
       if (config.position == PositionKind::kLearned) hold(ParamTable::position_place(config));
     }
     for (std::int64_t i = 0; i < part.layers; ++i) {
-      hold(ParamTable::block_place(part.first_layer + i));
+      const auto block = part.first_layer + i;
+      hold(ParamTable::block_place(block));
+      if (config.has_experts(block)) hold(ParamTable::experts_place(config, block));
     }
     if (part.head) {
       hold(ParamTable::head_place(config));
@@ -142,7 +161,7 @@ ParamLayout::Kept ParamLayout::kept(std::size_t id) const {
   const auto& part = part_[id];
   if (!part.held) return {};
   const auto& range = place(table_[id].place);
-  const auto begin = shard() * range.piece - part.offset;
+  const auto begin = shard(table_[id].place) * range.piece - part.offset;
   const auto clamp = [&](std::int64_t at) {
     return std::clamp<std::int64_t>(at, 0, part.elements());
   };
@@ -150,10 +169,14 @@ ParamLayout::Kept ParamLayout::kept(std::size_t id) const {
 }
 
 int ParamLayout::slot_of(std::int64_t place) const {
-  enum { kEvenBlocks, kOddBlocks, kTokens, kTiedHead, kPositions };
+  enum { kEvenBlocks, kOddBlocks, kTokens, kTiedHead, kPositions, kEvenExperts, kOddExperts };
   const auto head = ParamTable::head_place(rank_config_);
   if (place == ParamTable::kTokenPlace) return kTokens;
   if (place == head) return tied_ ? kTiedHead : kTokens;
+  if (is_experts(place)) {
+    const auto block = place - ParamTable::experts_place(rank_config_, 0);
+    return block / rank_config_.moe.every % 2 == 0 ? kEvenExperts : kOddExperts;
+  }
   if (place > head) return kPositions;
   return place % 2 == 1 ? kEvenBlocks : kOddBlocks;
 }
@@ -162,7 +185,7 @@ std::int64_t ParamLayout::slot_elements(int slot) const {
   std::int64_t largest = 0;
   for (std::int64_t p = 0; p < places(); ++p) {
     if (place(p).held && slot_of(p) == slot) {
-      largest = std::max(largest, place(p).piece * shards());
+      largest = std::max(largest, place(p).piece * shards(p));
     }
   }
   return largest;

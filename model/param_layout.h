@@ -47,7 +47,7 @@ class ParamLayout {
   const ParamTable& table() const { return table_; }
   const Sharding& sharding() const { return sharding_; }
   const std::vector<StagePart>& parts() const { return parts_; }
-  // The model as this rank's layers see it: heads, kv_heads and ffn are this rank's.
+  // The model as this rank's layers see it: heads, kv_heads, ffn and moe.ffn are this rank's.
   const ModelConfig& rank_config() const { return rank_config_; }
   bool tied() const { return tied_; }
 
@@ -58,13 +58,31 @@ class ParamLayout {
   std::int64_t places() const { return table_.places(); }
   std::vector<std::size_t> params_of(std::int64_t place) const;  // ids, in memory's order
 
-  // ZeRO cuts each place into this many pieces (1 without ZeRO), of which this rank keeps one.
-  int shards() const { return sharding_.zero > 0 ? sharding_.replicas : 1; }
-  int shard() const { return sharding_.zero > 0 ? sharding_.replica : 0; }
+  // ZeRO cuts a place into this many pieces (1 without ZeRO), of which this rank keeps one. Experts
+  // have fewer replicas than the rest.
+  int shards(std::int64_t place) const {
+    if (sharding_.zero == 0) return 1;
+    return is_experts(place) ? sharding_.expert_replicas : sharding_.replicas;
+  }
+  int shard(std::int64_t place) const {
+    if (sharding_.zero == 0) return 0;
+    return is_experts(place) ? sharding_.expert_replica : sharding_.replica;
+  }
+  bool is_experts(std::int64_t place) const {
+    return ParamTable::is_experts_place(rank_config_, place);
+  }
+  // Whether any place is cut.
+  bool cuts() const { return sharding_.zero > 0 && sharding_.replicas > 1; }
   // Whether weights (gradients) are kept in pieces, and whole only in a slot while in use. With one
-  // replica there is nothing to share out, whatever the stage.
-  bool gathers_weights() const { return sharding_.zero >= 3 && shards() > 1; }
-  bool scatters_grads() const { return sharding_.zero >= 2 && shards() > 1; }
+  // replica there is nothing to share out, whatever the stage. (Experts of one replica go through
+  // slots all the same when the rest does.)
+  bool gathers_weights() const { return sharding_.zero >= 3 && cuts(); }
+  bool scatters_grads() const { return sharding_.zero >= 2 && cuts(); }
+  // Experts [first, first + count) of each block that has any are this rank's.
+  std::int64_t first_expert() const { return sharding_.ep_rank * experts(); }
+  std::int64_t experts() const { return rank_config_.moe.experts / sharding_.ep; }
+  // Blocks of this rank's chunks that have experts, ascending.
+  std::vector<std::int64_t> expert_blocks() const;
   // Elements [begin, end) of this rank's part of the parameter that lie in its piece.
   struct Kept {
     std::int64_t begin = 0, end = 0;
@@ -76,15 +94,16 @@ class ParamLayout {
   std::int64_t shard_elements() const { return shard_; }  // this rank's pieces of them
 
   // Working memory for places whose parameters or gradients are only there while in use (ZeRO 2
-  // and 3). Neighbouring blocks take turns on two slots; a head's own table takes the token
-  // table's slot, as the two are never in use together.
-  static constexpr int kSlots = 5;
+  // and 3). Neighbouring blocks take turns on two slots, their experts on two more; a head's own
+  // table takes the token table's slot, as the two are never in use together.
+  static constexpr int kSlots = 7;
   int slot_of(std::int64_t place) const;
   std::int64_t slot_elements(int slot) const;  // of the largest held place in it, padded
   std::int64_t slot_elements() const;          // of all slots
 
  private:
   ParamPart cut(const ParamSpec& spec) const;
+  bool holds_expert(const ParamSpec& spec) const;
   void hold_places(const ModelConfig& config);
 
   ParamTable table_;

@@ -24,6 +24,11 @@ ParamStore::ParamStore(ParamLayout layout, DType compute, Buffer::Kind kind)
   for (int slot = 1; slot < ParamLayout::kSlots; ++slot) {
     slot_begin_[slot] = slot_begin_[slot - 1] + layout_.slot_elements(slot - 1);
   }
+  if (const auto& moe = layout_.rank_config().moe; moe.bias_update > 0.0) {
+    biased_blocks_ = layout_.expert_blocks();
+    router_biases_ =
+        buffer(static_cast<std::int64_t>(biased_blocks_.size()) * moe.experts, accumulator());
+  }
   weights_in_slot_.fill(-1);
   grads_in_slot_.fill(-1);
 }
@@ -86,7 +91,7 @@ TensorView ParamStore::kept(const Buffer& buffer, DType type, Space space, std::
   if (range.elements() == 0) return TensorView(buffer.at(0), type, {0});
   const auto place = table()[id].place;
   auto offset = layout_.part(id).offset + range.begin;
-  if (space == Space::kShard) offset -= layout_.shard() * layout_.place(place).piece;
+  if (space == Space::kShard) offset -= layout_.shard(place) * layout_.place(place).piece;
   return TensorView(at(buffer, type, space, place, offset), type, {range.elements()});
 }
 
@@ -109,33 +114,33 @@ TensorView ParamStore::kept_rounded(std::size_t id) const {
 }
 
 TensorView ParamStore::place_weights(std::int64_t place) const {
-  const auto n = layout_.place(place).piece * layout_.shards();
+  const auto n = layout_.place(place).piece * layout_.shards(place);
   void* data = gathers_weights() ? at(weight_slots_, compute_, Space::kSlot, place, 0)
                                  : at(weights_, compute_, Space::kFull, place, 0);
   return TensorView(data, compute_, {n});
 }
 
 TensorView ParamStore::place_grads(std::int64_t place) const {
-  const auto n = layout_.place(place).piece * layout_.shards();
+  const auto n = layout_.place(place).piece * layout_.shards(place);
   const auto type = accumulator();
   void* data = scatters_grads() ? at(grad_slots_, type, Space::kSlot, place, 0)
                                 : at(grads_, type, Space::kFull, place, 0);
   return TensorView(data, type, {n});
 }
 
-TensorView ParamStore::own_piece(TensorView whole_place) const {
-  const auto piece = whole_place.elements() / layout_.shards();
-  return whole_place.slice(0, layout_.shard() * piece, piece);
+TensorView ParamStore::own_piece(std::int64_t place, TensorView whole) const {
+  const auto piece = whole.elements() / layout_.shards(place);
+  return whole.slice(0, layout_.shard(place) * piece, piece);
 }
 
 TensorView ParamStore::kept_exact_of_place(std::int64_t place) const {
-  if (!exact_apart()) return own_piece(place_weights(place));
+  if (!exact_apart()) return own_piece(place, place_weights(place));
   return TensorView(at(exact_, accumulator(), Space::kShard, place, 0), accumulator(),
                     {layout_.place(place).piece});
 }
 
 TensorView ParamStore::kept_grads_of_place(std::int64_t place) const {
-  if (!scatters_grads()) return own_piece(place_grads(place));
+  if (!scatters_grads()) return own_piece(place, place_grads(place));
   return TensorView(at(grads_, accumulator(), Space::kShard, place, 0), accumulator(),
                     {layout_.place(place).piece});
 }
@@ -143,6 +148,15 @@ TensorView ParamStore::kept_grads_of_place(std::int64_t place) const {
 TensorView ParamStore::all_grads() const {
   const auto n = static_cast<std::int64_t>(grads_.bytes() / dtype_size(accumulator()));
   return TensorView(grads_.at(0), accumulator(), {n});
+}
+
+TensorView ParamStore::router_bias(std::int64_t block) const {
+  const auto found = std::lower_bound(biased_blocks_.begin(), biased_blocks_.end(), block);
+  if (found == biased_blocks_.end() || *found != block) return {};
+  const auto experts = layout_.rank_config().moe.experts;
+  const auto first = (found - biased_blocks_.begin()) * experts;
+  return TensorView(router_biases_.at(static_cast<std::size_t>(first) * dtype_size(accumulator())),
+                    accumulator(), {experts});
 }
 
 namespace {
@@ -184,6 +198,11 @@ void ParamStore::initialise(std::int64_t seed) {
       std::fill_n(kept_m(id).data<T>(), kept.elements(), T{});
       std::fill_n(kept_v(id).data<T>(), kept.elements(), T{});
     });
+  }
+  for (const auto block : biased_blocks_) {
+    const auto bias = router_bias(block);
+    cpu::dispatch(accumulator(),
+                  [&]<class T>() { std::fill_n(bias.data<T>(), bias.elements(), T{}); });
   }
   round_weights();
 }
@@ -243,8 +262,10 @@ comm::TensorRecord ParamStore::record(std::size_t id, const std::string& name,
                                       TensorView values) const {
   const auto& part = layout_.part(id);
   const auto& cut = layout_.sharding();
+  const bool first =
+      layout_.is_experts(table()[id].place) ? cut.expert_replica == 0 : cut.replica == 0;
   // Without ZeRO the first replica writes; with it each writes its piece.
-  const bool owner = part.counts && (cut.zero > 0 || cut.replica == 0);
+  const bool owner = part.counts && (cut.zero > 0 || first);
   comm::TensorRecord record{name, accumulator(), table()[id].shape, {}};
   record.slabs = slabs_of(table()[id], part, layout_.kept(id), values, owner);
   return record;
@@ -258,6 +279,18 @@ std::vector<comm::TensorRecord> ParamStore::records() const {
     all.push_back(record(id, name, held ? kept_exact(id) : TensorView()));
     all.push_back(record(id, name + ".adam_m", held ? kept_m(id) : TensorView()));
     all.push_back(record(id, name + ".adam_v", held ? kept_v(id) : TensorView()));
+  }
+  const auto& config = layout_.rank_config();
+  for (std::int64_t block = 0; block < config.layers && config.moe.bias_update > 0.0; ++block) {
+    if (!config.has_experts(block)) continue;
+    comm::TensorRecord biases{
+        ParamTable::router_bias_name(block), accumulator(), {config.moe.experts}, {}};
+    if (const auto bias = router_bias(block); !bias.empty()) {
+      const auto& cut = layout_.sharding();
+      biases.slabs.push_back(
+          {{0}, {config.moe.experts}, bias.raw(), cut.replica == 0 && cut.tp_rank == 0});
+    }
+    all.push_back(std::move(biases));
   }
   return all;
 }
@@ -275,7 +308,7 @@ ParamStore::Bytes ParamStore::bytes() const {
   const auto of = [](const Buffer& b) { return static_cast<std::int64_t>(b.bytes()); };
   Bytes bytes;
   bytes.weights = of(weights_) + (compute_ == accumulator() ? of(exact_) : 0);
-  bytes.master = compute_ == accumulator() ? 0 : of(exact_);
+  bytes.master = (compute_ == accumulator() ? 0 : of(exact_)) + of(router_biases_);
   bytes.gradients = of(grads_);
   bytes.moments = of(m_) + of(v_);
   bytes.slots = of(weight_slots_) + of(grad_slots_);

@@ -53,8 +53,8 @@ class ParamStore {
   TensorView place_grads(std::int64_t place) const;    // in the slot from stage 2 on
   TensorView kept_exact_of_place(std::int64_t place) const;
   TensorView kept_grads_of_place(std::int64_t place) const;
-  // This rank's piece inside place_weights or place_grads.
-  TensorView own_piece(TensorView whole_place) const;
+  // This rank's piece inside place_weights or place_grads of `place`.
+  TensorView own_piece(std::int64_t place, TensorView whole) const;
   // Which place's weights (gradients) its slot holds; -1: none. Whoever fills a slot says so.
   void set_weights_in_slot(int slot, std::int64_t place) { weights_in_slot_[slot] = place; }
   std::int64_t weights_in_slot(int slot) const { return weights_in_slot_[slot]; }
@@ -63,6 +63,9 @@ class ParamStore {
 
   // Every gradient that this rank keeps between micro-batches: flat.
   TensorView all_grads() const;
+  // The biases [E] of a block's router, in the accumulator type, the same on every rank that holds
+  // the block; empty when moe.bias_update is 0. Not trained by gradients.
+  TensorView router_bias(std::int64_t block) const;
 
   // Initial values of this rank's pieces: element e of the global tensor depends on (seed, name, e)
   // alone. Also clears the moments. Rounds own pieces; others arrive by WeightGatherer::publish.
@@ -71,7 +74,7 @@ class ParamStore {
 
   // What a checkpoint holds of this rank: exact weights under their names, moments as NAME.adam_m
   // and NAME.adam_v; the slabs are this rank's pieces. Every parameter has three records,
-  // possibly without slabs.
+  // possibly without slabs; a router's biases have one.
   std::vector<comm::TensorRecord> records() const;
   // The gradients likewise, under the parameters' names: after GradReducer::finish the whole sums.
   std::vector<comm::TensorRecord> gradient_records() const;
@@ -94,7 +97,8 @@ class ParamStore {
 
   ParamLayout layout_;
   DType compute_;
-  Buffer weights_, grads_, exact_, m_, v_;
+  Buffer weights_, grads_, exact_, m_, v_, router_biases_;
+  std::vector<std::int64_t> biased_blocks_;  // ascending; their biases lie in this order
   Buffer weight_slots_, grad_slots_;
   std::array<std::int64_t, ParamLayout::kSlots> slot_begin_{};
   std::array<std::int64_t, ParamLayout::kSlots> weights_in_slot_{}, grads_in_slot_{};

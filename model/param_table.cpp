@@ -37,6 +37,7 @@ class Lister {
   void bias(const char* name, std::int64_t width, TensorCut cut, bool starts_pack = true) {
     if (bias_) add({.name = name, .shape = {width}, .cut = cut, .starts_pack = starts_pack});
   }
+  void expert(std::int64_t number) { expert_ = number; }
   void norm(const std::string& name, std::int64_t width, NormKind kind) {
     add({.name = name + ".weight", .shape = {width}, .init = Init::kOnes, .acts_on_stream = true});
     if (bias_ && kind == NormKind::kLayerNorm) {
@@ -48,18 +49,37 @@ class Lister {
   void add(ParamSpec spec) {
     spec.name = prefix_ + spec.name;
     spec.place = place_;
+    spec.expert = expert_;
     specs_.push_back(std::move(spec));
   }
   std::vector<ParamSpec>& specs_;
   bool bias_;
-  std::int64_t place_ = 0;
+  std::int64_t place_ = 0, expert_ = -1;
   std::string prefix_;
 };
+
+// A feed-forward layer of `width` under the lister's prefix.
+void list_mlp(Lister& list, const ModelConfig& c, std::int64_t width, double std,
+              double residual_std) {
+  using Cut = TensorCut;
+  if (c.activation == Activation::kSwiGlu) {
+    list.matrix("gate.weight", width, c.hidden, std, Cut::kRows);
+    list.matrix("up.weight", width, c.hidden, std, Cut::kRows, false);
+    list.bias("gate.bias", width, Cut::kRows);
+    list.bias("up.bias", width, Cut::kRows, false);
+  } else {
+    list.matrix("up.weight", width, c.hidden, std, Cut::kRows);
+    list.bias("up.bias", width, Cut::kRows);
+  }
+  list.matrix("down.weight", c.hidden, width, residual_std, Cut::kCols);
+  list.bias("down.bias", c.hidden, Cut::kNone);
+}
 
 }  // namespace
 
 ParamTable::ParamTable(const ModelConfig& c)
-    : places_(c.layers + (c.position == PositionKind::kLearned ? 3 : 2)) {
+    : places_(c.moe.experts > 0 ? 2 * c.layers + 3
+                                : c.layers + (c.position == PositionKind::kLearned ? 3 : 2)) {
   // GPT-2's scheme (Radford et al. 2019): 0.02 everywhere, and the two projections that write into
   // the residual stream smaller by sqrt(2 layers), so that its variance does not grow with depth.
   const double std = 0.02;
@@ -81,17 +101,16 @@ ParamTable::ParamTable(const ModelConfig& c)
     list.matrix("attention.out.weight", c.hidden, c.q_width(), residual_std, Cut::kCols);
     list.bias("attention.out.bias", c.hidden, Cut::kNone);
     list.norm("mlp_norm", c.hidden, c.norm);
-    if (c.activation == Activation::kSwiGlu) {
-      list.matrix("mlp.gate.weight", c.ffn, c.hidden, std, Cut::kRows);
-      list.matrix("mlp.up.weight", c.ffn, c.hidden, std, Cut::kRows, false);
-      list.bias("mlp.gate.bias", c.ffn, Cut::kRows);
-      list.bias("mlp.up.bias", c.ffn, Cut::kRows, false);
-    } else {
-      list.matrix("mlp.up.weight", c.ffn, c.hidden, std, Cut::kRows);
-      list.bias("mlp.up.bias", c.ffn, Cut::kRows);
+    if (!c.has_experts(i)) {
+      list.at(block_place(i), fmt::format("blocks.{}.mlp.", i));
+      list_mlp(list, c, c.ffn, std, residual_std);
+      continue;
     }
-    list.matrix("mlp.down.weight", c.hidden, c.ffn, residual_std, Cut::kCols);
-    list.bias("mlp.down.bias", c.hidden, Cut::kNone);
+    list.matrix("moe.router.weight", c.moe.experts, c.hidden, std, Cut::kNone);
+    if (c.moe.shared_experts > 0) {
+      list.at(block_place(i), fmt::format("blocks.{}.moe.shared.", i));
+      list_mlp(list, c, c.moe.shared_experts * c.moe.ffn, std, residual_std);
+    }
   }
   list.at(head_place(c), "");
   list.norm("final_norm", c.hidden, c.norm);
@@ -102,10 +121,21 @@ ParamTable::ParamTable(const ModelConfig& c)
     list.at(position_place(c), "embed.");
     list.matrix("positions.weight", c.max_seq, c.hidden, std, Cut::kNone);
   }
+  for (std::int64_t i = 0; i < c.layers; ++i) {
+    for (std::int64_t e = 0; e < c.moe.experts && c.has_experts(i); ++e) {
+      list.at(experts_place(c, i), fmt::format("blocks.{}.moe.experts.{}.", i, e));
+      list.expert(e);
+      list_mlp(list, c, c.moe.ffn, std, residual_std);
+    }
+  }
   by_name_.resize(specs_.size());
   std::iota(by_name_.begin(), by_name_.end(), std::size_t{0});
   std::sort(by_name_.begin(), by_name_.end(),
             [&](std::size_t a, std::size_t b) { return specs_[a].name < specs_[b].name; });
+}
+
+std::string ParamTable::router_bias_name(std::int64_t block) {
+  return fmt::format("blocks.{}.moe.router.bias", block);
 }
 
 std::size_t ParamTable::id(std::string_view name) const {

@@ -7,7 +7,8 @@
 //
 // A place is a part of the network whose parameters are used, gathered and reduced together: 0 the
 // token embedding (alone, since a tied one has a copy beside the head), 1 + i block i, layers + 1
-// the final norm and head, layers + 2 learned positions.
+// the final norm and head, layers + 2 learned positions, layers + 3 + i the experts of block i,
+// which have replicas of their own.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,8 @@ struct ParamSpec {
   TensorCut cut = TensorCut::kNone;
   // Under sequence parallelism each tp rank sees its own rows only: gradients are summed over tp.
   bool acts_on_stream = false;
-  bool starts_pack = true;  // false: continues a packed product (k after q)
+  bool starts_pack = true;   // false: continues a packed product (k after q)
+  std::int64_t expert = -1;  // of which expert of its block; -1: not of one
 
   std::int64_t elements() const;
   // AdamW decays matrices (embeddings included), not norms and biases.
@@ -59,6 +61,15 @@ class ParamTable {
   static std::int64_t block_place(std::int64_t block) { return 1 + block; }
   static std::int64_t head_place(const ModelConfig& c) { return c.layers + 1; }
   static std::int64_t position_place(const ModelConfig& c) { return c.layers + 2; }
+  static std::int64_t experts_place(const ModelConfig& c, std::int64_t block) {
+    return c.layers + 3 + block;
+  }
+  static bool is_experts_place(const ModelConfig& c, std::int64_t place) {
+    return place > position_place(c);
+  }
+  // State of a block's router that is not trained by gradients: the biases of its balance [E], in
+  // the accumulator type (ParamStore::router_bias).
+  static std::string router_bias_name(std::int64_t block);
   std::int64_t elements() const;  // all parameters, each counted once
 
  private:

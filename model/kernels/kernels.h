@@ -170,7 +170,9 @@ class Kernels {
   // dprobs[N,E] += factor * counts[b,e] for the tokens of sequence b; counts[B,E] (fp64, rows may
   // be strided). The gradient of a load-balance loss by the probabilities.
   virtual void moe_balance_backward(TensorView dprobs, TensorView counts, double factor) = 0;
-  // sums[W] += over rows of x[B,W]; fp64.
+  // losses[B,1] (fp64) = factor * sum_e counts[b,e] * sums of probs[b,e] of stats[B,2E+1].
+  virtual void moe_balance_loss(TensorView losses, TensorView stats, double factor) = 0;
+  // sums[W] += over rows of x[B,W] (rows may be strided); fp64.
   virtual void sum_rows(TensorView sums, TensorView x) = 0;
 
   // -- mixture of experts: moving tokens

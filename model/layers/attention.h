@@ -1,9 +1,10 @@
 // Causal self-attention with grouped key/value heads (Ainslie et al. 2023) and rotary or no
-// positions.
+// positions, over sequences of which this rank may hold a part.
 #pragma once
 
 #include <string>
 
+#include "model/layers/context_attention.h"
 #include "model/layers/linear.h"
 
 namespace pg::model {
@@ -12,31 +13,18 @@ class Attention {
  public:
   Attention(const ModelConfig& config, const ParamLayout& layout, const std::string& prefix);
 
-  // H and K are this tp rank's heads.
-  struct Saved {
-    TensorView qkv;  // [N, (H + 2K) D], q and k after rotation
-    TensorView o;    // [N, H D]; empty: to be made again, with lse
-    TensorView lse;  // [B, H, T]
-  };
+  using Saved = AttentionSaved;
 
-  // y[rows,C] from x[rows,C].
+  // y[rows,C] from x[rows,C]. Collective over tp and cp.
   Saved forward(const LayerContext& ctx, TensorView y, TensorView x) const;
-  // dx[rows,C] from dy[rows,C].
+  // dx[rows,C] from dy[rows,C]. Collective likewise.
   void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,
                 const Saved& saved) const;
 
  private:
-  // The heads inside a packed [N, (H + 2K) D]: q[B,T,H,D], k and v[B,T,K,D].
-  struct Heads {
-    TensorView q, k, v;
-  };
-  Heads heads(const LayerContext& ctx, TensorView packed) const;
   void rotate(const LayerContext& ctx, TensorView packed, bool inverse) const;
-  AttentionShape shape(const ModelConfig& config) const;
-  // Pushes and fills o and lse.
-  void attend(const LayerContext& ctx, Arena& arena, Saved& saved) const;
 
-  std::string site_;
+  std::string site_;  // of the probabilities' dropout
   ColumnLinear qkv_;
   RowLinear out_;
 };

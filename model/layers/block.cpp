@@ -21,8 +21,13 @@ Block::Block(const ModelConfig& config, const ParamLayout& layout, std::int64_t 
     : name_(fmt::format("blocks.{}", index)),
       attention_norm_(config, layout, name_ + ".attention_norm"),
       mlp_norm_(config, layout, name_ + ".mlp_norm"),
-      attention_(config, layout, name_ + ".attention"),
-      mlp_(config, layout, name_ + ".mlp") {}
+      attention_(config, layout, name_ + ".attention") {
+  if (config.has_experts(index)) {
+    moe_.emplace(config, layout, index);
+  } else {
+    mlp_.emplace(config, layout, name_ + ".mlp");
+  }
+}
 
 void Block::forward_attention(const LayerContext& ctx, Saved& saved, const Stream& stream,
                               TensorView branch) const {
@@ -40,7 +45,11 @@ Stream Block::forward(const LayerContext& ctx, Saved& saved, const Stream& strea
   const ArenaScope scope(ctx.scratch);
   const auto in = ctx.push_stream(ctx.keep_unless_selective());
   saved.mlp_norm = mlp_norm_.forward(ctx, in, {saved.attention_norm.residual, branch});
-  saved.mlp = mlp_.forward(ctx, branch, in);
+  if (moe_) {
+    saved.moe = moe_->forward(ctx, branch, in);
+  } else {
+    saved.mlp = mlp_->forward(ctx, branch, in);
+  }
   ctx.kernels.dropout(branch, ctx.dropout(name_ + ".mlp"));
   if (!ctx.selective) saved.mlp_in = in;
   return {saved.mlp_norm.residual, branch};
@@ -51,7 +60,11 @@ void Block::remake(const LayerContext& ctx, Saved& saved, const Stream& stream,
   forward_attention(ctx, saved, stream, branch);
   saved.mlp_in = ctx.push_stream(ctx.keep);
   saved.mlp_norm = mlp_norm_.forward(ctx, saved.mlp_in, {saved.attention_norm.residual, branch});
-  saved.mlp = mlp_.remake(ctx, saved.mlp_in);
+  if (moe_) {
+    saved.moe = moe_->remake(ctx, saved.mlp_in);
+  } else {
+    saved.mlp = mlp_->remake(ctx, saved.mlp_in);
+  }
 }
 
 void Block::backward(const LayerContext& ctx, TensorView dr, const Saved& saved) const {
@@ -67,7 +80,11 @@ void Block::backward(const LayerContext& ctx, TensorView dr, const Saved& saved)
     layer.backward(ctx, d_in, dy, in, layer_saved);
     norm.backward(ctx, dr, d_in, norm_saved);
   };
-  half(".mlp", mlp_, saved.mlp, mlp_norm_, saved.mlp_norm, saved.mlp_in);
+  if (moe_) {
+    half(".mlp", *moe_, saved.moe, mlp_norm_, saved.mlp_norm, saved.mlp_in);
+  } else {
+    half(".mlp", *mlp_, saved.mlp, mlp_norm_, saved.mlp_norm, saved.mlp_in);
+  }
   half(".attention", attention_, saved.attention, attention_norm_, saved.attention_norm,
        saved.attention_in);
 }

@@ -1,11 +1,14 @@
-// One pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+// One pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)), or a mixture of
+// experts in the mlp's place.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "model/layers/attention.h"
 #include "model/layers/mlp.h"
+#include "model/layers/moe.h"
 #include "model/layers/norm.h"
 
 namespace pg::model {
@@ -19,6 +22,7 @@ class Block {
     TensorView attention_in, mlp_in;  // [rows, C], what the norms gave; empty: to be made again
     Attention::Saved attention;
     Mlp::Saved mlp;
+    Moe::Saved moe;
   };
 
   // Takes the stream in and returns the stream out. Both branches are written to `branch`[rows,C],
@@ -36,7 +40,8 @@ class Block {
   std::string name_;
   Norm attention_norm_, mlp_norm_;
   Attention attention_;
-  Mlp mlp_;
+  std::optional<Mlp> mlp_;  // one of the two
+  std::optional<Moe> moe_;
 };
 
 }  // namespace pg::model

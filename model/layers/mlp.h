@@ -24,11 +24,22 @@ class Mlp {
   void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,
                 const Saved& saved) const;
 
+  // The same three without the moves of the stream, for a layer that makes them once for several:
+  // all rows of x and dy; y[N,C] and dx[N,C] are this tp rank's part of the sum.
+  Saved forward_part(const LayerContext& ctx, TensorView y, TensorView x) const;
+  Saved remake_part(const LayerContext& ctx, TensorView x) const;
+  void backward_part(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,
+                     const Saved& saved) const;
+
  private:
+  std::int64_t ffn() const { return down_.in(); }  // this tp rank's width
   void activate(const LayerContext& ctx, TensorView hidden, TensorView wide) const;
+  TensorView hidden_of(const LayerContext& ctx, Saved& saved) const;
+  void project(const LayerContext& ctx, TensorView y, TensorView hidden) const;
+  void backward_hidden(const LayerContext& ctx, TensorView d_wide, TensorView dy,
+                       const Saved& saved) const;
   bool gated_;
-  ColumnLinear wide_;
-  RowLinear down_;
+  Linear wide_, down_;
 };
 
 }  // namespace pg::model

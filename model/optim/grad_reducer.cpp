@@ -14,6 +14,11 @@ bool GradReducer::dropped(std::int64_t place) const {
          (sabotage_.drop_one_bucket && place == ParamTable::block_place(0));
 }
 
+comm::Group& GradReducer::replicas_of(std::int64_t place) const {
+  const bool apart = params_.layout().is_experts(place) && !sabotage_.sum_experts_over_all;
+  return apart ? *groups_.expert_replicas : *groups_.replicas;
+}
+
 void GradReducer::begin_step() {
   kernels_.fill_zero(params_.all_grads());
 }
@@ -36,7 +41,7 @@ void GradReducer::done(std::int64_t place, bool last) {
     PG_ASSERT(params_.grads_in_slot(slot) == place, "place {} has no gradients", place);
     params_.set_grads_in_slot(slot, -1);
     launch(place);
-  } else if (last && groups_.replicas->size() > 1) {
+  } else if (last && replicas_of(place).size() > 1) {
     launch(place);
   }
 }
@@ -46,11 +51,11 @@ void GradReducer::launch(std::int64_t place) {
   Flight flight{place, {}};
   if (!dropped(place)) {
     const auto whole = params_.place_grads(place);
-    flight.pending =
-        params_.layout().shards() > 1
-            ? groups_.replicas->reduce_scatter(
-                  buffer_view(whole), buffer_view(params_.own_piece(whole)), comm::ReduceOp::kSum)
-            : groups_.replicas->all_reduce(buffer_view(whole), comm::ReduceOp::kSum);
+    flight.pending = params_.layout().shards(place) > 1
+                         ? replicas_of(place).reduce_scatter(
+                               buffer_view(whole), buffer_view(params_.own_piece(place, whole)),
+                               comm::ReduceOp::kSum)
+                         : replicas_of(place).all_reduce(buffer_view(whole), comm::ReduceOp::kSum);
   }
   flights_.push_back(std::move(flight));
 }
@@ -61,7 +66,7 @@ void GradReducer::settle_oldest() {
   flight.pending.wait();
   if (params_.scatters_grads()) {
     kernels_.add(params_.kept_grads_of_place(flight.place),
-                 params_.own_piece(params_.place_grads(flight.place)));
+                 params_.own_piece(flight.place, params_.place_grads(flight.place)));
   }
   flights_.pop_front();
 }

@@ -1,11 +1,12 @@
 // Sums gradients over the ranks that hold copies of the parameters, place by place, as soon as a
 // backward has completed each.
 //
-// ZeRO 0: all-reduce over the replicas; 1: reduce-scatter, each replica gets its piece of the sum;
-// both after the last micro-batch. 2 and 3: every micro-batch's gradients live in a slot, are
-// reduce-scattered and added to this rank's piece (Rajbhandari et al. 2020). Sums over other copies
-// follow at the end, on what this rank keeps: over tp for norms and biases that saw a part of the
-// stream, over the ranks that share KV heads, over both ends of the pipeline for a tied embedding.
+// Experts have replicas of their own. ZeRO 0: all-reduce over the replicas; 1: reduce-scatter, each
+// replica gets its piece of the sum; both after the last micro-batch. 2 and 3: every micro-batch's
+// gradients live in a slot, are reduce-scattered and added to this rank's piece (Rajbhandari et al.
+// 2020). Sums over other copies follow at the end, on what this rank keeps: over tp for norms and
+// biases that saw a part of the stream, over the ranks that share KV heads, over both ends of the
+// pipeline for a tied embedding.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +45,7 @@ class GradReducer {
   void settle_oldest();
   void sum_over(comm::Group& group, std::span<const TensorView> parts);
   bool dropped(std::int64_t place) const;
+  comm::Group& replicas_of(std::int64_t place) const;
 
   ParamStore& params_;
   Kernels& kernels_;

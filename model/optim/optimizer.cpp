@@ -5,17 +5,25 @@
 namespace pg::model {
 
 double Optimizer::grad_norm() {
-  double squares = 0.0;
+  const auto& layout = params_.layout();
+  double squares = 0.0, of_experts = 0.0;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {
-    if (params_.layout().part(id).counts) {
-      squares += kernels_.sum_of_squares(params_.kept_grad(id));
-    }
+    if (!layout.part(id).counts) continue;
+    auto& sum = layout.is_experts(params_.table()[id].place) ? of_experts : squares;
+    sum += kernels_.sum_of_squares(params_.kept_grad(id));
   }
-  squares = comm::all_reduce(*groups_.tensor, squares, comm::ReduceOp::kSum);
-  squares = comm::all_reduce(*groups_.pipeline, squares, comm::ReduceOp::kSum);
-  if (params_.layout().shards() > 1) {
-    squares = comm::all_reduce(*groups_.replicas, squares, comm::ReduceOp::kSum);
+  const auto add_up = [](comm::Group& group, double& sum) {
+    sum = comm::all_reduce(group, sum, comm::ReduceOp::kSum);
+  };
+  // Pieces under ZeRO, and the experts of other ranks; otherwise every replica has all.
+  if (layout.cuts()) {
+    add_up(*groups_.replicas, squares);
+    add_up(*groups_.expert_replicas, of_experts);
   }
+  add_up(*groups_.experts, of_experts);
+  squares += of_experts;
+  add_up(*groups_.tensor, squares);
+  add_up(*groups_.pipeline, squares);
   return std::sqrt(squares);
 }
 

@@ -13,9 +13,9 @@ void WeightGatherer::start(std::int64_t place) {
   arrive(slot);  // an earlier place's, if nobody came for it
   params_.set_weights_in_slot(slot, -1);
   const auto whole = params_.place_weights(place);
-  const auto own = params_.own_piece(whole);
+  const auto own = params_.own_piece(place, whole);
   kernels_.copy(own, params_.kept_exact_of_place(place));  // rounds under bf16
-  flight = {place, replicas_->all_gather(buffer_view(own), buffer_view(whole))};
+  flight = {place, replicas_of(place).all_gather(buffer_view(own), buffer_view(whole))};
 }
 
 void WeightGatherer::arrive(int slot) {
@@ -44,13 +44,13 @@ void WeightGatherer::publish() {
     }
     return;
   }
-  if (params_.layout().shards() > 1 && !sabotage_.drop_publish) {
+  if (params_.layout().cuts() && !sabotage_.drop_publish) {
     std::vector<comm::Pending> pending;
     for (std::int64_t place = 0; place < params_.layout().places(); ++place) {
       if (!params_.layout().place(place).held) continue;
       const auto whole = params_.place_weights(place);
-      pending.push_back(
-          replicas_->all_gather(buffer_view(params_.own_piece(whole)), buffer_view(whole)));
+      pending.push_back(replicas_of(place).all_gather(buffer_view(params_.own_piece(place, whole)),
+                                                      buffer_view(whole)));
     }
     for (auto& call : pending) call.wait();
   }

@@ -11,14 +11,15 @@
 #include "model/kernels/kernels.h"
 #include "model/optim/sabotage.h"
 #include "model/param_store.h"
+#include "model/sharding.h"
 
 namespace pg::model {
 
 class WeightGatherer {
  public:
   // `params` and `kernels` must outlive it.
-  WeightGatherer(ParamStore& params, Kernels& kernels, std::shared_ptr<comm::Group> replicas)
-      : params_(params), kernels_(kernels), replicas_(std::move(replicas)) {}
+  WeightGatherer(ParamStore& params, Kernels& kernels, Groups groups)
+      : params_(params), kernels_(kernels), groups_(std::move(groups)) {}
 
   // The weights of `place` are there on return; those of `next` (-1: none) set out. Every replica
   // calls in the same order. Below stage 3 it does nothing.
@@ -30,10 +31,13 @@ class WeightGatherer {
  private:
   void start(std::int64_t place);
   void arrive(int slot);
+  comm::Group& replicas_of(std::int64_t place) const {
+    return params_.layout().is_experts(place) ? *groups_.expert_replicas : *groups_.replicas;
+  }
 
   ParamStore& params_;
   Kernels& kernels_;
-  std::shared_ptr<comm::Group> replicas_;
+  Groups groups_;
   struct Flight {
     std::int64_t place = -1;
     comm::Pending pending;

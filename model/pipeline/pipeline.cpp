@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "model/buffer_view.h"
 #include "model/optim/zero.h"
@@ -48,6 +49,10 @@ struct Pipeline::Impl {
   std::int64_t seed;
   PlaceUse& use;
   TensorParallel tensor;
+  ContextParallel context_ranks;
+  ExpertParallel experts;
+  MoeCounters counters;
+  double sequence_scale = 0.0;
   Sharding sharding;
   std::vector<Action> training;                   // as posted: each send behind what made it
   std::map<int, std::vector<Action>> validating;  // by number of micro-batches
@@ -58,7 +63,8 @@ struct Pipeline::Impl {
 
   // Without `sizes`: arenas that only count.
   Impl(const ModelConfig& c, const PipelineOptions& o, ParamStore& p, Kernels& k, Groups g,
-       std::int64_t s, PlaceUse& u, const ActivationBytes* sizes)
+       std::int64_t s, PlaceUse& u, const ActivationBytes* sizes,
+       std::optional<ExpertLoad> load = {})
       : config(c),
         options(o),
         params(p),
@@ -67,6 +73,8 @@ struct Pipeline::Impl {
         seed(s),
         use(u),
         tensor(p.layout().sharding(), *groups.tensor),
+        context_ranks(p.layout().sharding(), *groups.context, o.seq),
+        experts(p.layout().sharding(), c.moe.experts, *groups.experts, load),
         sharding(p.layout().sharding()),
         scratch(sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->scratch))),
         recompute(sizes == nullptr ? Arena::dry()
@@ -88,6 +96,14 @@ struct Pipeline::Impl {
             sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->slot[i])));
       }
     }
+    if (c.moe.experts > 0) {
+      std::vector<std::int64_t> blocks;
+      for (std::int64_t i = 0; i < c.layers; ++i) {
+        if (c.has_experts(i)) blocks.push_back(i);
+      }
+      counters = MoeCounters(std::move(blocks), c.moe.experts,
+                             sizes == nullptr ? Buffer::Kind::kDry : Buffer::Kind::kReal);
+    }
     const auto streams = streams_needed(list, sharding);
     fill(activations, streams.activations);
     fill(gradients, streams.gradients);
@@ -105,7 +121,9 @@ struct Pipeline::Impl {
     return list;
   }
 
-  std::int64_t rows() const { return tensor.rows(options.sequences * options.seq); }
+  // Positions of a sequence on this rank, and rows of the stream.
+  std::int64_t seq() const { return options.seq / sharding.cp; }
+  std::int64_t rows() const { return tensor.rows(options.sequences * seq()); }
 
   void fill(StreamPool& pool, int streams) {
     for (int i = 0; i < streams; ++i) {
@@ -114,8 +132,19 @@ struct Pipeline::Impl {
   }
 
   LayerContext context(Slot& slot, const MicroBatch& batch, bool train) {
-    return {kernels, slot.keep, scratch, params.layout().rank_config(), params, tensor,
-            batch,   seed,      train};
+    return {.kernels = kernels,
+            .keep = slot.keep,
+            .scratch = scratch,
+            .config = params.layout().rank_config(),
+            .params = params,
+            .tensor = tensor,
+            .context = context_ranks,
+            .experts = experts,
+            .batch = batch,
+            .seed = seed,
+            .training = train,
+            .sequence_scale = sequence_scale,
+            .counters = train && !counters.empty() ? &counters : nullptr};
   }
 
   Slot& take_slot(int chunk, int micro) {
@@ -230,7 +259,9 @@ Pipeline::Pipeline(const ModelConfig& config, const PipelineOptions& options, Pa
 
 Pipeline::~Pipeline() = default;
 
-double Pipeline::forward_backward(const MicroBatchOf& micro, double loss_scale) {
+double Pipeline::forward_backward(const MicroBatchOf& micro, double loss_scale,
+                                  double sequence_scale) {
+  impl_->sequence_scale = sequence_scale;
   return impl_->run(impl_->training, micro, loss_scale, impl_->options.micro_batches, true);
 }
 
@@ -244,6 +275,14 @@ void Pipeline::logits(const MicroBatch& batch, TensorView logits) {
   auto& slot = p.take_slot(0, 0);
   p.chunks[0].chunk.logits(p.context(slot, batch, false), p.recompute, {}, logits, p.use);
   slot.micro = -1;
+}
+
+MoeCounters& Pipeline::counters() {
+  return impl_->counters;
+}
+
+void Pipeline::set_sabotage(const Sabotage& sabotage) {
+  impl_->context_ranks.set_sabotage(sabotage);
 }
 
 const ActivationBytes& Pipeline::planned() const {
@@ -263,18 +302,23 @@ std::int64_t Pipeline::high_water() const {
 }
 
 ActivationBytes activation_bytes(const ModelConfig& config, const ParamLayout& layout,
-                                 DType compute, const PipelineOptions& options) {
+                                 DType compute, const PipelineOptions& options, AssumedLoad load) {
   const auto kernels = make_dry_kernels();
   const auto groups = dry_groups(layout.sharding(), config.kv_heads);
   ParamStore params(layout, compute, Buffer::Kind::kDry);
-  WeightGatherer weights(params, *kernels, groups.replicas);
+  WeightGatherer weights(params, *kernels, groups);
   GradReducer grads(params, *kernels, groups);
   ZeroPlaceUse use(weights, grads);
-  Pipeline::Impl dry(config, options, params, *kernels, groups, 0, use, nullptr);
-
   MicroBatch batch;
   batch.sequences = options.sequences;
-  batch.seq = options.seq;
+  batch.seq = options.seq / layout.sharding().cp;
+  std::optional<ExpertLoad> assumed;
+  if (config.moe.experts > 0) {
+    const auto& load_of = load == AssumedLoad::kLargest ? largest_load : balanced_load;
+    assumed = load_of(config.moe, layout.sharding(), batch.sequences, batch.tokens_count());
+  }
+  Pipeline::Impl dry(config, options, params, *kernels, groups, 0, use, nullptr, assumed);
+
   for (auto* view : {&batch.tokens, &batch.positions, &batch.targets}) {
     *view = TensorView(nullptr, DType::kI32, {batch.tokens_count()});
   }

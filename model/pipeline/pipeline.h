@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "model/model_chunk.h"
+#include "model/optim/sabotage.h"
 #include "model/pipeline/schedule.h"
 #include "model/sharding.h"
 
@@ -21,7 +22,7 @@ namespace pg::model {
 struct PipelineOptions {
   ScheduleKind schedule = ScheduleKind::k1F1B;
   RecomputePlan recompute;
-  std::int64_t sequences = 1, seq = 1;  // of a micro-batch
+  std::int64_t sequences = 1, seq = 1;  // of a micro-batch: whole sequences, their length
   int micro_batches = 1;                // of a step
 };
 
@@ -33,9 +34,13 @@ struct ActivationBytes {
   std::int64_t total() const;
 };
 
-// By running the step's own code over arenas without storage.
+// By running the step's own code over arenas without storage. What experts receive is not known
+// before: either as much as there can be, which memory is reserved for (pages that stay untouched
+// cost nothing), or an even load.
+enum class AssumedLoad { kLargest, kBalanced };
 ActivationBytes activation_bytes(const ModelConfig& config, const ParamLayout& layout,
-                                 DType compute, const PipelineOptions& options);
+                                 DType compute, const PipelineOptions& options,
+                                 AssumedLoad load = AssumedLoad::kLargest);
 
 class Pipeline {
  public:
@@ -48,12 +53,19 @@ class Pipeline {
 
   // Forward and backward of options.micro_batches micro-batches: the sum over their counted tokens
   // of the cross-entropy (nats) on the stage that has the head, 0 on others; the gradients of
-  // loss_scale times it are added to the store's.
-  double forward_backward(const MicroBatchOf& micro, double loss_scale);
+  // loss_scale times it, and of sequence_scale times each sequence's auxiliary losses, are added to
+  // the store's.
+  double forward_backward(const MicroBatchOf& micro, double loss_scale,
+                          double sequence_scale = 0.0);
   // The same sum over `count` micro-batches without dropout or gradients.
   double loss(const MicroBatchOf& micro, int count);
   // logits[N, vocabulary rows of this tp rank] of one micro-batch, without dropout; pp = 1.
   void logits(const MicroBatch& batch, TensorView logits);
+
+  // What the routers have counted on this rank since the last clear(); empty without experts.
+  MoeCounters& counters();
+  // Of the negative controls.
+  void set_sabotage(const Sabotage& sabotage);
 
   const ActivationBytes& planned() const;
   // What was used so far, of the same kinds; never more than planned.
@@ -61,7 +73,7 @@ class Pipeline {
 
  private:
   friend ActivationBytes activation_bytes(const ModelConfig&, const ParamLayout&, DType,
-                                          const PipelineOptions&);
+                                          const PipelineOptions&, AssumedLoad);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

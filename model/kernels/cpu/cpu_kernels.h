@@ -57,6 +57,8 @@ class CpuKernels final : public Kernels {
                  bool renormalize) override;
   void moe_gates_backward(TensorView dprobs, TensorView dgates, TensorView probs, TensorView chosen,
                           TensorView kept, bool renormalize) override;
+  void moe_balance_loss(TensorView losses, TensorView stats,
+                        double factor) override;  // moe_balance.cpp
   void moe_balance_backward(TensorView dprobs, TensorView counts, double factor) override;
   void moe_statistics(TensorView stats, TensorView chosen, TensorView probs,
                       TensorView lse) override;

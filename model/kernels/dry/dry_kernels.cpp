@@ -46,6 +46,7 @@ class DryKernels final : public Kernels {
   void moe_gates(View, View, View, View, bool) override {}
   void moe_gates_backward(View, View, View, View, View, bool) override {}
   void moe_balance_backward(View, View, double) override {}
+  void moe_balance_loss(View, View, double) override {}
   void sum_rows(View, View) override {}
   void moe_rows(View, std::span<std::int64_t>, View) override {}
   void moe_dispatch(View, View, View, View) override {}
