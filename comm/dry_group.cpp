@@ -29,8 +29,9 @@ class DryGroup final : public Group {
     require_part_of(*this, recv, send);
     return {};
   }
-  Pending all_to_all(BufferView, std::span<const std::size_t>, BufferView,
-                     std::span<const std::size_t>) override {
+  Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
+                     std::span<const std::size_t> recv_counts) override {
+    require_exchange(*this, send, send_counts, recv, recv_counts);
     return {};
   }
   Pending broadcast(BufferView, int root) override {

@@ -46,8 +46,9 @@ class SelfGroup final : public Group {
     require_reduce_scatter(*this, send, recv);
     return copy(send, recv);
   }
-  Pending all_to_all(BufferView send, std::span<const std::size_t>, BufferView recv,
-                     std::span<const std::size_t>) override {
+  Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
+                     std::span<const std::size_t> recv_counts) override {
+    require_all_to_all(*this, send, send_counts, recv, recv_counts);
     return copy(send, recv);
   }
   Pending broadcast(BufferView, int root) override {

@@ -77,9 +77,10 @@ class Group {
   // recv.bytes(), which the group keeps for its next one.
   virtual Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) = 0;
   // Rank r gets the r-th part of `send` and sends the parts of `recv`, both in rank order without
-  // gaps: send_counts[r] elements to rank r, recv_counts[r] from it (size() entries each; what one
-  // rank sends to another is what that one receives). Counts may be zero. No overlap. The spans are
-  // read before the call returns.
+  // gaps: send_counts[r] elements to rank r, recv_counts[r] from it (size() entries each). What one
+  // rank sends to another is what that one receives: no rank can check this alone, and the messages
+  // of later calls are in the wrong places where it is broken. Counts may be zero, and send
+  // nothing. No overlap. The spans are read before the call returns.
   virtual Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts,
                              BufferView recv, std::span<const std::size_t> recv_counts) = 0;
   virtual Pending broadcast(BufferView inout, int root) = 0;

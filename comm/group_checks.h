@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "comm/error.h"
 #include "comm/group.h"
@@ -72,6 +73,50 @@ inline void require_reduce_scatter(const Group& group, const BufferView& send,
   require_parts(group, recv, send);
   PG_ASSERT(scatters_in_place(group, send, recv) || !overlap(send, recv),
             "group {}: reduce_scatter of {} elements over itself", group.name(), send.count);
+}
+
+// One count a rank, which add up to the buffer. By what is left of it, so that no sum wraps round.
+inline void require_counts(const Group& group, const char* side, const BufferView& buffer,
+                           std::span<const std::size_t> counts) {
+  PG_ASSERT(counts.size() == static_cast<std::size_t>(group.size()),
+            "group {}: all_to_all with {} {} counts for {} ranks", group.name(), counts.size(),
+            side, group.size());
+  std::size_t left = buffer.count;
+  for (std::size_t r = 0; r < counts.size(); ++r) {
+    PG_ASSERT(counts[r] <= left,
+              "group {}: all_to_all {} counts {} elements for rank {}, with {} of {} left",
+              group.name(), side, counts[r], r, left, buffer.count);
+    left -= counts[r];
+  }
+  PG_ASSERT(left == 0, "group {}: all_to_all {} counts add up to {} of {} elements", group.name(),
+            side, buffer.count - left, buffer.count);
+}
+
+// What can be said of an all_to_all wherever its buffers lie, and of a dry one too: its counts to
+// receive may come from an exchange that brought nothing, so they need not fit those to send.
+inline void require_exchange(const Group& group, const BufferView& send,
+                             std::span<const std::size_t> send_counts, const BufferView& recv,
+                             std::span<const std::size_t> recv_counts) {
+  PG_ASSERT(send.dtype == recv.dtype, "group {}: all_to_all of {} into {}", group.name(),
+            dtype_name(send.dtype), dtype_name(recv.dtype));
+  require_counts(group, "send", send, send_counts);
+  require_counts(group, "recv", recv, recv_counts);
+}
+
+// Of the counts that ranks must agree on, a rank alone knows its own part's; on a group of one rank
+// that is all of them.
+inline void require_all_to_all(const Group& group, const BufferView& send,
+                               std::span<const std::size_t> send_counts, const BufferView& recv,
+                               std::span<const std::size_t> recv_counts) {
+  require_host(group, send);
+  require_host(group, recv);
+  require_exchange(group, send, send_counts, recv, recv_counts);
+  const auto own = static_cast<std::size_t>(group.rank());
+  PG_ASSERT(send_counts[own] == recv_counts[own],
+            "group {}: all_to_all of {} elements to rank {} itself, which receives {}",
+            group.name(), send_counts[own], own, recv_counts[own]);
+  PG_ASSERT(!overlap(send, recv), "group {}: all_to_all of {} elements over {}", group.name(),
+            send.count, recv.count);
 }
 
 }  // namespace pg::comm

@@ -195,30 +195,25 @@ class MpiGroup final : public Group {
     });
   }
 
+  // Pairwise exchange, as in reduce_scatter. Both sides know which parts are empty: no message.
   Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
                      std::span<const std::size_t> recv_counts) override {
+    require_all_to_all(*this, send, send_counts, recv, recv_counts);
+    const auto out = parts(send, send_counts), in = parts(recv, recv_counts);
+    const auto shifted = [&](int step) { return (rank_ + size_ + step) % size_; };
     Call call = begin("all_to_all", send.dtype);
-    std::vector<std::size_t> to(send_counts.size() + 1), from(send_counts.size() + 1);
-    for (std::size_t r = 0; r < send_counts.size(); ++r) {
-      to[r + 1] = to[r] + send_counts[r];
-      from[r + 1] = from[r] + recv_counts[r];
-    }
-    const auto view = [](const BufferView& all, const std::vector<std::size_t>& begin, int r) {
-      const auto i = static_cast<std::size_t>(r);
-      return BufferView{at(all, begin[i]), begin[i + 1] - begin[i], all.dtype, all.device};
-    };
     for (int step = 1; step < size_; ++step) {
-      const int peer = (rank_ + size_ - step) % size_;
-      const auto part = view(recv, from, peer);
-      if (part.count > 0) start_recv(call, part, peer, kExchangeTag);
+      const int from = shifted(-step);
+      const auto& part = in[static_cast<std::size_t>(from)];
+      if (part.count > 0) start_recv(call, part, from, kExchangeTag);
     }
     for (int step = 1; step < size_; ++step) {
-      const int peer = (rank_ + step) % size_;
-      const auto part = view(send, to, peer);
-      if (part.count > 0) start_send(call, part, peer, kExchangeTag);
+      const int to = shifted(step);
+      const auto& part = out[static_cast<std::size_t>(to)];
+      if (part.count > 0) start_send(call, part, to, kExchangeTag);
     }
-    const auto own = view(send, to, rank_), mine = view(recv, from, rank_);
-    if (own.count > 0) std::memcpy(mine.data, own.data, own.bytes());
+    const auto own = static_cast<std::size_t>(rank_);
+    if (out[own].count > 0) std::memcpy(in[own].data, out[own].data, out[own].bytes());
     return pending(std::move(call));
   }
 
@@ -309,6 +304,18 @@ class MpiGroup final : public Group {
 
   static BufferView part(const BufferView& whole, std::size_t count, int index) {
     return {part_of(whole, count, index), count, whole.dtype, whole.device};
+  }
+
+  // Parts of these counts, one after the other.
+  static std::vector<BufferView> parts(const BufferView& whole,
+                                       std::span<const std::size_t> counts) {
+    std::vector<BufferView> parts;
+    std::size_t done = 0;
+    for (const std::size_t count : counts) {
+      parts.push_back({at(whole, done), count, whole.dtype, whole.device});
+      done += count;
+    }
+    return parts;
   }
 
   void start_send(Call& call, const BufferView& buffer, int to, int tag) const {

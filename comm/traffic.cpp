@@ -67,11 +67,11 @@ class CountedGroup final : public Group {
   }
   Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
                      std::span<const std::size_t> recv_counts) override {
-    // Only what stays is not sent.
-    const auto stays = static_cast<double>(send_counts[static_cast<std::size_t>(rank())]);
-    const double share = send.count > 0 ? 1.0 - stays / static_cast<double>(send.count) : 0.0;
-    return counted(inner_->all_to_all(send, send_counts, recv, recv_counts), Operation::kAllToAll,
-                   send, share);
+    auto call = inner_->all_to_all(send, send_counts, recv, recv_counts);
+    // Only what stays is not sent. The inner group has checked the counts.
+    const auto leaves = send.count - send_counts[static_cast<std::size_t>(rank())];
+    add(Operation::kAllToAll, send, static_cast<double>(leaves * dtype_size(send.dtype)));
+    return call;
   }
   Pending broadcast(BufferView inout, int root) override {
     return counted(inner_->broadcast(inout, root), Operation::kBroadcast, inout, others_);
@@ -84,17 +84,20 @@ class CountedGroup final : public Group {
   }
   void barrier() override {
     inner_->barrier();
-    counted({}, Operation::kBarrier, {}, 0);
+    add(Operation::kBarrier, {}, 0);
   }
 
  private:
   // `factor`: the least bytes to send for each byte of `payload`.
   Pending counted(Pending call, Operation operation, const BufferView& payload, double factor) {
+    add(operation, payload, factor * static_cast<double>(payload.bytes()));
+    return call;
+  }
+  void add(Operation operation, const BufferView& payload, double least_sent) {
     auto& count = (*counts_)[static_cast<std::size_t>(operation)];
     ++count.calls;
     count.payload += static_cast<std::int64_t>(payload.bytes());
-    count.least_sent += factor * static_cast<double>(payload.bytes());
-    return call;
+    count.least_sent += least_sent;
   }
 
   std::unique_ptr<Group> inner_;

@@ -37,12 +37,14 @@ struct TrafficRow {
   Operation operation = Operation::kAllReduce;
   std::int64_t calls = 0;
   // Bytes of the logical buffer: all of it in all_reduce and broadcast, the gathered one in
-  // all_gather, the one to be scattered in reduce_scatter, the message in send and recv.
+  // all_gather, the one to be scattered in reduce_scatter, the one to be sent in all_to_all (what
+  // this rank keeps of it included), the message in send and recv.
   std::int64_t payload = 0;
   // Bytes that the best algorithm sends from one rank of n, the mean over ranks, with B the
   // payload: all_reduce 2 (n-1)/n B; all_gather, reduce_scatter and broadcast (n-1)/n B; send B;
   // recv and barrier 0 (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms"). Not
   // whole numbers; sums below 2^53/n bytes are exact to a rounding of 1 in 2^53 a call.
+  // Ranks differ in all_to_all: there it is what this rank sends to the others, exact below 2^53.
   double least_sent = 0;
 };
 

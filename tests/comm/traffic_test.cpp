@@ -42,6 +42,9 @@ TEST(traffic, each_operation_counts_calls_payload_and_the_least_to_send) {
   for (int i = 0; i < 3; ++i) group->all_reduce(floats(50), ReduceOp::kMax).wait();
   group->all_gather(floats(10), floats(50)).wait();
   group->reduce_scatter(floats(50), floats(10), ReduceOp::kSum).wait();
+  const std::vector<std::size_t> to{1, 2, 3, 4, 0}, from{0, 0, 3, 0, 0};
+  group->all_to_all(floats(10), to, floats(3), from).wait();
+  all_to_all(*group, floats(5), floats(5)).wait();
   group->broadcast(floats(50), 4).wait();
   group->send(floats(7), 3, 0).wait();
   group->send(floats(0), 3, 0).wait();
@@ -49,14 +52,31 @@ TEST(traffic, each_operation_counts_calls_payload_and_the_least_to_send) {
   group->barrier();
 
   const auto rows = traffic.rows();
-  ASSERT_EQ(rows.size(), 7u);
+  ASSERT_EQ(rows.size(), 8u);
   expect_row(rows, "g", "all_reduce", 3, 600, 3 * 2 * 0.8 * 200);
   expect_row(rows, "g", "all_gather", 1, 200, 0.8 * 200);
   expect_row(rows, "g", "reduce_scatter", 1, 200, 0.8 * 200);
+  // All but the 3 and the 1 that stay.
+  expect_row(rows, "g", "all_to_all", 2, 40 + 20, 4 * 7 + 4 * 4);
   expect_row(rows, "g", "broadcast", 1, 200, 0.8 * 200);
   expect_row(rows, "g", "send", 2, 28, 28);
   expect_row(rows, "g", "recv", 1, 14, 0);
   expect_row(rows, "g", "barrier", 1, 0, 0);
+}
+
+// Exactly: a share of the payload would be rounded.
+TEST(traffic, all_to_all_counts_whole_bytes_that_leave) {
+  Traffic traffic;
+  const auto group = make_counted_group(make_dry_group("g", 2, 0), traffic);
+  for (std::size_t stays = 0; stays < 60; ++stays) {
+    for (std::size_t leaves = 0; leaves < 60; ++leaves) {
+      traffic.reset();
+      const std::vector<std::size_t> to{stays, leaves}, from{stays, 0};
+      group->all_to_all(floats(stays + leaves), to, floats(stays), from).wait();
+      ASSERT_EQ(traffic.rows().front().least_sent, static_cast<double>(4 * leaves))
+          << "besides " << stays;
+    }
+  }
 }
 
 TEST(traffic, rows_are_in_one_order_whatever_was_called_first) {
@@ -102,6 +122,8 @@ TEST(traffic, one_rank_counts_nothing_and_refused_calls_do_not_count) {
   EXPECT_TRUE(traffic.rows().empty());
   const auto pair = make_counted_group(make_dry_group("pair", 2, 0), traffic);
   EXPECT_THROW((void)pair->broadcast(floats(1), 2), Error);
+  // Fewer counts than ranks: refused before they are read.
+  EXPECT_THROW((void)pair->all_to_all(floats(0), {}, floats(0), {}), Error);
   EXPECT_TRUE(traffic.rows().empty());
 }
 

@@ -105,6 +105,7 @@ TEST_F(wire, every_operation_sends_the_least_or_near_it) {
     expect("all_gather", 1, [&] { return group_->all_gather(view(part), view(whole)); });
     expect("reduce_scatter", 1,
            [&] { return group_->reduce_scatter(view(whole), view(part), ReduceOp::kSum); });
+    expect("all_to_all", 1, [&] { return all_to_all(*group_, view(whole), view(other)); });
     expect("broadcast", 1, [&] { return group_->broadcast(view(whole), group_->size() - 1); });
     expect("send", 1, [&] {
       auto receiving = group_->recv(view(other), previous_, 0);
@@ -114,18 +115,47 @@ TEST_F(wire, every_operation_sends_the_least_or_near_it) {
   }
 }
 
+// Exact on each rank, and not only in the sum over all: ranks differ here.
+TEST_F(wire, all_to_all_sends_on_every_rank_what_the_traffic_says) {
+  const int n = group_->size(), me = group_->rank();
+  // Short, long, empty; and the last call sends everything to rank 0.
+  for (const std::size_t unit : {std::size_t{0}, std::size_t{7}, std::size_t{50'021}}) {
+    for (const bool to_one : {false, true}) {
+      const auto count = [&](int from, int to) {
+        if (to_one && to != 0) return std::size_t{0};
+        return unit * static_cast<std::size_t>((3 * from + 5 * to + 1) % 4);
+      };
+      std::vector<std::size_t> to, from;
+      std::size_t out = 0, in = 0;
+      for (int r = 0; r < n; ++r) {
+        out += to.emplace_back(count(me, r));
+        in += from.emplace_back(count(r, me));
+      }
+      std::vector<float> send(out, 1.0f), recv(in);
+      traffic_.reset();
+      wire_.reset();
+      group_->all_to_all(view(send), to, view(recv), from).wait();
+      const std::int64_t sent = wire_.sent();
+      ASSERT_EQ(traffic_.rows().size(), 1u);
+      EXPECT_EQ(static_cast<double>(sent), traffic_.rows()[0].least_sent) << unit << ' ' << to_one;
+      uncounted_->barrier();
+    }
+  }
+}
+
 // What a step of training does: calls of all kinds in flight together.
 TEST_F(wire, calls_in_flight_together_send_no_more) {
   const auto n = static_cast<std::size_t>(group_->size());
   constexpr std::size_t kCount = 120'000;
   std::vector<float> a(kCount, 1.0f), b(kCount, 1.0f), c(kCount, 1.0f), d(kCount), in(kCount);
-  std::vector<float> part(kCount / n), shard(kCount / n);
+  std::vector<float> part(kCount / n), shard(kCount / n), out(kCount), exchanged(kCount);
   const double r = ratio("all in flight", [&] {
     std::vector<Pending> calls;
     calls.push_back(group_->recv(view(in), previous_, 3));
     calls.push_back(group_->reduce_scatter(view(a), view(part), ReduceOp::kSum));
     calls.push_back(group_->all_gather(view(shard), view(b)));
     calls.push_back(group_->send(view(d), next_, 3));
+    calls.push_back(all_to_all(*group_, view(out), view(exchanged)));
     calls.push_back(group_->broadcast(view(c), 0));
   });
   EXPECT_NEAR(r, 1, kRounding);
