@@ -236,7 +236,8 @@ std::vector<AttentionCase> whole_cases() {
     c.visible_from = testing::random_documents(c.sequences, c.length, longest);
     return c;
   };
-  return {AttentionCase{1, 8, 1, 1, 1, 0, 0.0, 1.0},
+  return {AttentionCase{1, 3, 2, 1, 4, 0, 0.0, 0.5},  // some pieces are empty
+          AttentionCase{1, 8, 1, 1, 1, 0, 0.0, 1.0},
           AttentionCase{2, 131, 4, 2, 16, 0, 0.0, 0.25},
           AttentionCase{1, 300, 2, 2, 7, 50, 0.0, 0.4},
           AttentionCase{1, 257, 3, 1, 16, 0, 0.3, 0.25},
