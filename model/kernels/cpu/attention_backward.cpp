@@ -25,6 +25,7 @@ struct Panel {
   A *q_rows, *do_rows;        // [panel][D, padded]
   A *lse, *delta;             // [panel]; delta = rowsum(dO O)
   A* dq;                      // [D][panel]
+  Range some, every;          // keys that some, and that all, of its queries see
 };
 
 // s[keys][panel], dp likewise: scores and dO V^T to mask P and dS.
@@ -54,10 +55,6 @@ template <class A>
   }
 }
 
-struct Range {
-  std::int64_t begin, end;
-};
-
 template <class T>
 struct BackwardCall {
   using A = acc_t<T>;
@@ -66,8 +63,8 @@ struct BackwardCall {
   TensorView dq, dk, dv, d_o, q, k, v, o, lse;
   const AttentionShape& shape;
   const Dropout& dropout;
+  bool accumulate;
 
-  std::int64_t length() const { return q.dim(1); }
   std::int64_t size() const { return q.dim(3); }
   std::int64_t group() const { return q.dim(2) / k.dim(2); }
 
@@ -78,6 +75,9 @@ struct BackwardCall {
  private:
   void load_panel(const Panel<A>& panel, A* rows, std::int64_t b, std::int64_t h,
                   std::int64_t first, std::int64_t count) const;
+  void put_dq(std::int64_t b, std::int64_t h, Range queries, const Panel<A>* panels) const;
+  void put_keys(TensorView to, std::int64_t b, std::int64_t kv_head, Range keys,
+                const A* gradients) const;
 };
 
 template <class T>
@@ -91,7 +91,9 @@ void BackwardCall<T>::load_panel(const Panel<A>& panel, A* rows, std::int64_t b,
   transpose_panel(panel.q_columns, panel.q_rows, width, size(), static_cast<A>(shape.scale));
   transpose_panel(panel.do_columns, panel.do_rows, width, size(), A{1});
 
-  load_rows(rows, width, head_rows<T>(o, b, h), first, count, size());
+  with_element_type<T>(o.dtype(), [&]<class E>() {
+    load_rows(rows, width, head_rows<E>(o, b, h), first, count, size());
+  });
   for (std::int64_t lane = 0; lane < count; ++lane) {
     const A *output = rows + lane * width, *gradient = panel.do_rows + lane * width;
     A sum{0};
@@ -100,15 +102,19 @@ void BackwardCall<T>::load_panel(const Panel<A>& panel, A* rows, std::int64_t b,
     panel.delta[lane] = sum;
   }
   std::fill_n(panel.delta + count, past, A{0});
-  std::copy_n(lse.data<A>() + b * lse.stride(0) + h * lse.stride(1) + first, count, panel.lse);
-  // Makes the probabilities of the lanes past the last query zero.
-  std::fill_n(panel.lse + count, past, std::numeric_limits<A>::infinity());
+  // Infinity makes every probability of a lane zero: those past the last query, and those of
+  // queries that see no key at all.
+  constexpr A kInfinity = std::numeric_limits<A>::infinity();
+  const A* from = lse.data<A>() + b * lse.stride(0) + h * lse.stride(1) + first;
+  std::replace_copy(from, from + count, panel.lse, -kInfinity, kInfinity);
+  std::fill_n(panel.lse + count, past, kInfinity);
 }
 
 template <class T>
 void BackwardCall<T>::sweep(std::int64_t b, Range heads, Range queries, Range keys, bool want_dq,
                             bool want_dkv) const {
   const std::int64_t width = whole_vectors<A>(size()), kv_head = heads.begin / group();
+  const Visibility visibility(shape, b);
   const std::int64_t owned = want_dkv ? keys.end - keys.begin : 0;
   auto& scratch = thread_scratch<A>();
   scratch.reserve(2 * owned * width + 2 * kKeyBlock * width + 3 * kKeyBlock * kWidth +
@@ -135,28 +141,32 @@ void BackwardCall<T>::sweep(std::int64_t b, Range heads, Range queries, Range ke
   std::fill_n(value_gradients, owned * width, A{0});
 
   for (std::int64_t h = heads.begin; h < heads.end; ++h) {
-    const HeadDropout mask(dropout, b, h, length());
+    const HeadDropout mask(dropout, shape, k.dim(1), b, h);
     for (std::int64_t begin = queries.begin; begin < queries.end; begin += kQueryBlock<A>) {
       const std::int64_t end = std::min(begin + kQueryBlock<A>, queries.end);
-      const auto all = visible_keys(begin, end - 1, shape.window, keys.begin, keys.end);
-      if (all.size() <= 0) continue;
+      const auto all = visibility.some(begin, end - 1, keys);
+      if (all.size() <= 0) {
+        if (want_dq && !accumulate) put_dq(b, h, {begin, end}, nullptr);
+        continue;
+      }
       for (std::int64_t p = 0; begin + p * kWidth < end; ++p) {
-        const std::int64_t first = begin + p * kWidth;
-        load_panel(panels[p], rows, b, h, first, std::min(kWidth, end - first));
+        const std::int64_t first = begin + p * kWidth, count = std::min(kWidth, end - first);
+        load_panel(panels[p], rows, b, h, first, count);
+        panels[p].some = visibility.some(first, first + count - 1, keys);
+        panels[p].every = visibility.every(first, first + count - 1);
         std::fill_n(panels[p].dq, size() * kWidth, A{0});
       }
 
       for (std::int64_t block = all.begin / kKeyBlock * kKeyBlock; block < all.end;
            block += kKeyBlock) {
-        const auto seen = visible_keys(begin, end - 1, shape.window, block,
-                                       std::min(block + kKeyBlock, keys.end));
+        const auto seen = all.within({block, block + kKeyBlock});
         load_rows(key_rows, width, head_rows<T>(k, b, kv_head), seen.begin, seen.size(), size());
         load_rows(value_rows, width, head_rows<T>(v, b, kv_head), seen.begin, seen.size(), size());
         for (std::int64_t p = 0; begin + p * kWidth < end; ++p) {
           const std::int64_t first = begin + p * kWidth, last = std::min(first + kWidth, end) - 1;
-          const auto part = visible_keys(first, last, shape.window, seen.begin, seen.end);
-          if (part.size() <= 0) continue;
           const auto& panel = panels[p];
+          const auto part = panel.some.within(seen);
+          if (part.size() <= 0) continue;
           const std::int64_t skip = (part.begin - seen.begin) * width;
           multiply<A, Order::kRows, Into::kAssign>(
               {scores, kWidth, key_rows + skip, width, panel.q_columns, kWidth, size()},
@@ -164,8 +174,8 @@ void BackwardCall<T>::sweep(std::int64_t b, Range heads, Range queries, Range ke
           multiply<A, Order::kRows, Into::kAssign>(
               {slopes, kWidth, value_rows + skip, width, panel.do_columns, kWidth, size()},
               part.size(), kWidth);
-          if (part.end - 1 > first || (shape.window > 0 && part.begin <= last - shape.window)) {
-            mask_scores(scores, part, first, shape.window);
+          if (part.begin < panel.every.begin || part.end > panel.every.end) {
+            visibility.mask(scores, part, first, last);
           }
           if (mask.active) mask.fill(keep, part, first);
           probabilities(scores, slopes, mask.active ? keep : nullptr, part.size(), panel,
@@ -187,26 +197,47 @@ void BackwardCall<T>::sweep(std::int64_t b, Range heads, Range queries, Range ke
         }
       }
 
-      if (!want_dq) continue;
-      const auto to = head_rows<T>(dq, b, h);
-      for (std::int64_t query = begin; query < end; ++query) {
-        const A* from = panels[(query - begin) / kWidth].dq + (query - begin) % kWidth;
-        for (std::int64_t d = 0; d < size(); ++d) to[query][d] = store<T>(from[d * kWidth]);
-      }
+      if (want_dq) put_dq(b, h, {begin, end}, panels);
     }
   }
 
   if (!want_dkv) return;
-  const auto to_k = head_rows<T>(dk, b, kv_head), to_v = head_rows<T>(dv, b, kv_head);
-  for (std::int64_t i = 0; i < owned; ++i) {
-    const A *from_k = key_gradients + i * width, *from_v = value_gradients + i * width;
-    T *row_k = to_k[keys.begin + i], *row_v = to_v[keys.begin + i];
-#pragma omp simd
-    for (std::int64_t d = 0; d < size(); ++d) {
-      row_k[d] = store<T>(from_k[d]);
-      row_v[d] = store<T>(from_v[d]);
+  put_keys(dk, b, kv_head, keys, key_gradients);
+  put_keys(dv, b, kv_head, keys, value_gradients);
+}
+
+// dQ of `queries`, one block at most, from its panels; zeros without panels.
+template <class T>
+void BackwardCall<T>::put_dq(std::int64_t b, std::int64_t h, Range queries,
+                             const Panel<A>* panels) const {
+  with_element_type<T>(dq.dtype(), [&]<class E>() {
+    const auto to = head_rows<E>(dq, b, h);
+    for (std::int64_t query = queries.begin; query < queries.end; ++query) {
+      if (panels == nullptr) {
+        std::fill_n(to[query], size(), E{});
+        continue;
+      }
+      const std::int64_t at = query - queries.begin;
+      const A* from = panels[at / kWidth].dq + at % kWidth;
+      for (std::int64_t d = 0; d < size(); ++d) put_sum(to[query][d], from[d * kWidth], accumulate);
     }
-  }
+  });
+}
+
+// dK or dV of `keys` from gradients[keys][D, padded].
+template <class T>
+void BackwardCall<T>::put_keys(TensorView to, std::int64_t b, std::int64_t kv_head, Range keys,
+                               const A* gradients) const {
+  const std::int64_t width = whole_vectors<A>(size());
+  with_element_type<T>(to.dtype(), [&]<class E>() {
+    const auto rows = head_rows<E>(to, b, kv_head);
+    for (std::int64_t key = keys.begin; key < keys.end; ++key) {
+      const A* from = gradients + (key - keys.begin) * width;
+      E* row = rows[key];
+#pragma omp simd
+      for (std::int64_t d = 0; d < size(); ++d) put_sum(row[d], from[d], accumulate);
+    }
+  });
 }
 
 }  // namespace
@@ -214,37 +245,40 @@ void BackwardCall<T>::sweep(std::int64_t b, Range heads, Range queries, Range ke
 template <class T>
 void attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView d_o, TensorView q,
                         TensorView k, TensorView v, TensorView o, TensorView lse,
-                        const AttentionShape& shape, const Dropout& dropout, int threads) {
+                        const AttentionShape& shape, const Dropout& dropout, bool accumulate,
+                        int threads) {
   using A = acc_t<T>;
-  const BackwardCall<T> call{dq, dk, dv, d_o, q, k, v, o, lse, shape, dropout};
-  const std::int64_t length = q.dim(1), kv_heads = k.dim(2), group = call.group();
+  const BackwardCall<T> call{dq, dk, dv, d_o, q, k, v, o, lse, shape, dropout, accumulate};
+  const std::int64_t queries = q.dim(1), keys = k.dim(1), kv_heads = k.dim(2);
+  const std::int64_t group = call.group();
   const std::int64_t pairs = q.dim(0) * kv_heads;
 
   // One pass costs 5 products and as many rounds as the threads need for all pairs; two passes cost
   // 7 products, spread evenly.
   const std::int64_t rounds = (pairs + threads - 1) / threads;
-  const bool fits =
-      2 * length * whole_vectors<A>(q.dim(3)) * static_cast<std::int64_t>(sizeof(A)) <=
-      kMaxGradientBytes;
+  const bool fits = 2 * keys * whole_vectors<A>(q.dim(3)) * static_cast<std::int64_t>(sizeof(A)) <=
+                    kMaxGradientBytes;
   if (fits && 5 * rounds * threads <= 7 * pairs) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (std::int64_t pair = 0; pair < pairs; ++pair) {
       const std::int64_t b = pair / kv_heads, h = pair % kv_heads * group;
-      call.sweep(b, {h, h + group}, {0, length}, {0, length}, true, true);
+      call.sweep(b, {h, h + group}, {0, queries}, {0, keys}, true, true);
     }
     return;
   }
-  const std::int64_t key_tasks = (length + kKeyTask - 1) / kKeyTask;
-  const std::int64_t query_blocks = (length + kQueryBlock<A> - 1) / kQueryBlock<A>;
+  const std::int64_t key_tasks = (keys + kKeyTask - 1) / kKeyTask;
+  const std::int64_t query_blocks = (queries + kQueryBlock<A> - 1) / kQueryBlock<A>;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(dynamic) nowait
     for (std::int64_t task = 0; task < key_tasks * pairs; ++task) {
       const std::int64_t pair = task % pairs, b = pair / kv_heads, h = pair % kv_heads * group;
-      const std::int64_t begin = task / pairs * kKeyTask, end = std::min(begin + kKeyTask, length);
+      const std::int64_t begin = task / pairs * kKeyTask, end = std::min(begin + kKeyTask, keys);
       // Earlier queries do not see these keys.
-      const std::int64_t first = begin / kQueryBlock<A> * kQueryBlock<A>;
-      call.sweep(b, {h, h + group}, {first, length}, {begin, end}, false, true);
+      const std::int64_t first =
+          std::clamp<std::int64_t>(Visibility(shape, b).first_query_of(begin), 0, queries) /
+          kQueryBlock<A> * kQueryBlock<A>;
+      call.sweep(b, {h, h + group}, {first, queries}, {begin, end}, false, true);
     }
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < query_blocks * pairs * group; ++task) {
@@ -252,20 +286,20 @@ void attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView 
       const std::int64_t h = task % (kv_heads * group);
       const std::int64_t begin =
           (query_blocks - 1 - task / (pairs * group)) * kQueryBlock<A>;  // longest first
-      call.sweep(b, {h, h + 1}, {begin, std::min(begin + kQueryBlock<A>, length)}, {0, length},
-                 true, false);
+      call.sweep(b, {h, h + 1}, {begin, std::min(begin + kQueryBlock<A>, queries)}, {0, keys}, true,
+                 false);
     }
   }
 }
 
 template void attention_backward<double>(TensorView, TensorView, TensorView, TensorView, TensorView,
                                          TensorView, TensorView, TensorView, TensorView,
-                                         const AttentionShape&, const Dropout&, int);
+                                         const AttentionShape&, const Dropout&, bool, int);
 template void attention_backward<float>(TensorView, TensorView, TensorView, TensorView, TensorView,
                                         TensorView, TensorView, TensorView, TensorView,
-                                        const AttentionShape&, const Dropout&, int);
+                                        const AttentionShape&, const Dropout&, bool, int);
 template void attention_backward<bf16>(TensorView, TensorView, TensorView, TensorView, TensorView,
                                        TensorView, TensorView, TensorView, TensorView,
-                                       const AttentionShape&, const Dropout&, int);
+                                       const AttentionShape&, const Dropout&, bool, int);
 
 }  // namespace pg::model::cpu

@@ -1,28 +1,24 @@
-// What forward and backward of attention share: the geometry of blocks and the work on one block.
+// What forward and backward of attention share: the geometry of blocks and how they are read and
+// written. attention_mask.h has the panels of queries and what they see, attention_product.h the
+// products.
 //
-// Queries come in panels as wide as two vectors, keys in blocks of kKeyBlock. Scores are held
-// transposed, [key][query]: the softmax of a query then runs down a column, without any sum across
-// a vector, and keys and values are used as they lie. `lane` counts the queries of a panel; lanes
-// past the last query hold zeros and are never stored.
+// Queries come in panels, keys in blocks of kKeyBlock. Scores are held transposed, [key][query]:
+// the softmax of a query then runs down a column, without any sum across a vector, and keys and
+// values are used as they lie. `lane` counts the queries of a panel; lanes past the last query hold
+// zeros and are never stored.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <new>
 
-#include "comm/random.h"
-#include "model/kernels/cpu/attention_product.h"
+#include "model/kernels/cpu/attention_mask.h"
 #include "model/kernels/cpu/dispatch.h"
 #include "model/kernels/cpu/simd_math.h"
-#include "model/kernels/kernels.h"
 
 namespace pg::model::cpu {
 
-template <class A>
-inline constexpr std::int64_t kPanel = 2 * kLanes<A>;
-inline constexpr std::int64_t kKeyBlock = 64;
 // Panels of a query block: so many share one conversion of a block of keys and values.
 inline constexpr std::int64_t kPanels = 4;
 template <class A>
@@ -102,97 +98,18 @@ void transpose_panel(A* to, const A* from, std::int64_t width, std::int64_t size
   }
 }
 
-// The keys [begin, end) inside [block_begin, block_end) that some query of [first, last] sees.
-struct KeyRange {
-  std::int64_t begin, end;
-  std::int64_t size() const { return end - begin; }
-};
-
-inline KeyRange visible_keys(std::int64_t first, std::int64_t last, std::int64_t window,
-                             std::int64_t block_begin, std::int64_t block_end) {
-  const std::int64_t oldest = window > 0 ? std::max<std::int64_t>(0, first - window + 1) : 0;
-  return {std::max(block_begin, oldest), std::min(block_end, last + 1)};
+// work.operator()<E>() for the element type E of an operand that is of type T or its accumulator
+// type.
+template <class T, class Work>
+void with_element_type(DType type, const Work& work) {
+  if (type == dtype_of<T>::value) return work.template operator()<T>();
+  work.template operator()<acc_t<T>>();
 }
 
-// Minus infinity wherever a query may not see a key. s[keys][panel]; `first` is lane 0's query.
-template <class A>
-void mask_scores(A* s, KeyRange keys, std::int64_t first, std::int64_t window) {
-  for (std::int64_t key = keys.begin; key < keys.end; ++key, s += kPanel<A>) {
-    const std::int64_t low = std::clamp<std::int64_t>(key - first, 0, kPanel<A>);
-    const std::int64_t high =
-        window > 0 ? std::clamp<std::int64_t>(key + window - first, 0, kPanel<A>) : kPanel<A>;
-    std::fill(s, s + low, -std::numeric_limits<A>::infinity());
-    std::fill(s + high, s + kPanel<A>, -std::numeric_limits<A>::infinity());
-  }
-}
-
-// words[4][lanes] = the four words of the counter that holds element `begin` + lane * pitch. GCC
-// 12 vectorises this loop only while it stands alone and computes its counters.
-template <int kWidth>
-[[gnu::noinline]] void draw(std::uint32_t* __restrict words, comm::RandomKey key,
-                            std::uint64_t sample, std::uint64_t begin, std::uint64_t pitch) {
-#pragma omp simd
-  for (int lane = 0; lane < kWidth; ++lane) {
-    const auto four =
-        comm::philox(key, sample, (begin + static_cast<std::uint64_t>(lane) * pitch) / 4);
-    words[lane] = four[0];
-    words[lane + kWidth] = four[1];
-    words[lane + 2 * kWidth] = four[2];
-    words[lane + 3 * kWidth] = four[3];
-  }
-}
-
-// Dropout of the probabilities of one head of one sequence.
-struct HeadDropout {
-  HeadDropout(const Dropout& dropout, std::int64_t sequence, std::int64_t head,
-              std::int64_t positions)
-      : active(dropout.rate > 0.0),
-        // Scaling by a power of two is exact: a survivor has bits / 2^32 >= rate, as contracted.
-        largest_dropped(static_cast<std::uint32_t>(
-            active ? static_cast<std::uint64_t>(std::ceil(dropout.rate * 4294967296.0)) - 1 : 0)),
-        survivor(1.0 / (1.0 - dropout.rate)),
-        key(dropout.key),
-        sample(active ? static_cast<std::uint64_t>(dropout.samples[sequence]) : 0),
-        row((dropout.first_head + head) * positions),
-        length(positions) {}
-
-  // keep[keys][panel] = 0 for a dropped probability, else 1 / (1 - rate); lane 0 is query `first`.
-  template <class A>
-  void fill(A* keep, KeyRange keys, std::int64_t first) const;
-
-  bool active;
-  std::uint32_t largest_dropped;
-  double survivor;
-  comm::RandomKey key;
-  std::uint64_t sample;
-  std::int64_t row, length;
-};
-
-template <class A>
-[[gnu::noinline]] void HeadDropout::fill(A* keep, KeyRange keys, std::int64_t first) const {
-  constexpr auto kWidth = kPanel<A>;
-  const auto factor = static_cast<A>(survivor);
-  const auto begin = static_cast<std::uint64_t>((row + first) * length + keys.begin);
-  const auto pitch = static_cast<std::uint64_t>(length);
-  // Rows of one word of every query: so the lanes draw together.
-  alignas(kVectorBytes) std::uint32_t words[(kKeyBlock + 8) * kWidth];
-  for (std::int64_t i = 0; i < keys.size() + 3; i += 4) {
-    draw<kWidth>(words + i * kWidth, key, sample, begin + static_cast<std::uint64_t>(i), pitch);
-  }
-  // Where the first key's word lies: a query's row of keys need not begin with a whole counter.
-  alignas(kVectorBytes) std::int32_t shift[kWidth];
-  for (int lane = 0; lane < kWidth; ++lane) {
-    const std::uint64_t word = (begin + static_cast<std::uint64_t>(lane) * pitch) % 4;
-    shift[lane] = static_cast<std::int32_t>(word) * static_cast<std::int32_t>(kWidth) + lane;
-  }
-  for (std::int64_t i = 0; i < keys.size(); ++i) {
-    const std::uint32_t* from = words + i * kWidth;
-    A* to = keep + i * kWidth;
-#pragma omp simd
-    for (std::int64_t lane = 0; lane < kWidth; ++lane) {
-      to[lane] = from[shift[lane]] > largest_dropped ? factor : A{0};
-    }
-  }
+// to = x, or to += x; in the accumulator type before it is rounded.
+template <class E>
+void put_sum(E& to, acc_t<E> x, bool accumulate) {
+  to = store<E>(accumulate ? load(to) + x : x);
 }
 
 // attention_forward.cpp and attention_backward.cpp, for T = double, float, bf16.
@@ -202,6 +119,12 @@ void attention_forward(TensorView o, TensorView lse, TensorView q, TensorView k,
 template <class T>
 void attention_backward(TensorView dq, TensorView dk, TensorView dv, TensorView d_o, TensorView q,
                         TensorView k, TensorView v, TensorView o, TensorView lse,
-                        const AttentionShape& shape, const Dropout& dropout, int threads);
+                        const AttentionShape& shape, const Dropout& dropout, bool accumulate,
+                        int threads);
+
+// attention_merge.cpp, for A = double, float.
+template <class A>
+void attention_merge(TensorView o, TensorView lse, TensorView other_o, TensorView other_lse,
+                     int threads);
 
 }  // namespace pg::model::cpu

@@ -116,6 +116,79 @@ TYPED_TEST(DropoutOp, a_piece_of_the_rows_has_its_piece_of_the_mask) {
   }
 }
 
+// A rank of a ring holds parts of sequences: its rows have the mask of their positions, whether
+// these are runs (zigzag halves, begun and ended anywhere by first_row) or jump from row to row.
+TYPED_TEST(DropoutOp, rows_at_given_positions_have_the_mask_of_those_positions) {
+  using T = TypeParam;
+  const auto kernels = make_cpu_kernels(0);
+  const std::int64_t seq = 48, sequences = 3;
+  const std::vector<std::int64_t> samples = {7, 3, 1'000'000'007'000};
+  std::vector<std::int32_t> zigzag, jumps, descending;
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    for (const std::int32_t begin : {12, 24}) {  // rank 1 of 2: the second quarter and the third
+      for (std::int32_t i = 0; i < 12; ++i) zigzag.push_back(begin + i);
+    }
+    for (std::int32_t i = 0; i < 24; ++i) jumps.push_back((i * 29 + 5) % 48);
+    for (std::int32_t i = 0; i < 24; ++i) descending.push_back(47 - i);
+  }
+  std::vector<std::int32_t> halves;  // rank 0 of 2: the first quarter and the last
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    for (const std::int32_t begin : {0, 36}) {
+      for (std::int32_t i = 0; i < 12; ++i) halves.push_back(begin + i);
+    }
+  }
+  for (const std::int64_t width : {1, 3, 129, 258}) {
+    const auto input = Matrix<T>::random("x", sequences * seq, width, 5);
+    auto whole = input;
+    kernels->dropout(whole.view(), {0.3, kKey, samples});
+    for (auto* positions : {&zigzag, &halves, &jumps, &descending}) {
+      const auto rows = static_cast<std::int64_t>(positions->size()), held = rows / sequences;
+      const auto at = [&](std::int64_t row) { return row / held * seq + (*positions)[row]; };
+      for (const auto& [first, n] : {std::pair<std::int64_t, std::int64_t>{0, rows},
+                                     {0, 24},
+                                     {5, 1},
+                                     {11, 2},
+                                     {23, 2},
+                                     {7, 60},
+                                     {71, 1},
+                                     {72, 0}}) {
+        Matrix<T> x(n, width, 2), want(n, width, 2);
+        for (std::int64_t i = 0; i < n; ++i) {
+          for (std::int64_t j = 0; j < width; ++j) {
+            x.at(i, j) = input.at(at(first + i), j);
+            want.at(i, j) = whole.at(at(first + i), j);
+          }
+        }
+        kernels->dropout(x.view(), {.rate = 0.3,
+                                    .key = kKey,
+                                    .samples = samples,
+                                    .first_row = first,
+                                    .seq = held,
+                                    .positions = view_of(*positions)});
+        EXPECT_TRUE(x.same_bits(want)) << n << " rows from " << first << ", width " << width;
+      }
+    }
+  }
+}
+
+TEST(DropoutOp, positions_that_do_not_fit_are_bugs) {
+  const auto kernels = make_cpu_kernels(0);
+  const std::vector<std::int64_t> samples = {0, 1};
+  auto x = Matrix<float>::random("x", 6, 4);
+  const auto run = [&](std::vector<std::int32_t> positions, std::int64_t seq) {
+    kernels->dropout(x.view(), {.rate = 0.5,
+                                .key = kKey,
+                                .samples = samples,
+                                .seq = seq,
+                                .positions = view_of(positions)});
+  };
+  EXPECT_NO_THROW(run({0, 1, 2, 9, 8, 7}, 0));
+  EXPECT_NO_THROW(run({0, 1, 2, 3, 9, 8, 7, 6}, 4));
+  EXPECT_THROW(run({0, 1, 2, 9, 8, 7}, 4), std::exception);
+  EXPECT_THROW(run({0, 1, 2, 9, 8}, 0), std::exception);
+  EXPECT_THROW(run({0, 1, 2, -1, 8, 7}, 0), std::exception);
+}
+
 TEST(DropoutOp, rows_outside_the_sequences_are_bugs) {
   const auto kernels = make_cpu_kernels(0);
   const std::vector<std::int64_t> samples = {0, 1};
