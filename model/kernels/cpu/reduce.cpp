@@ -34,6 +34,18 @@ double blocked_sum(const TensorView& x, const Term& term) {
 
 }  // namespace
 
+void CpuKernels::sum_rows(TensorView sums, TensorView x) {
+  PG_ASSERT(x.rank() == 2 && sums.rank() == 1 && sums.dim(0) == x.dim(1), "sums {} x {}",
+            sums.text(), x.text());
+  const cpu::Rows<double> rows(x);
+  double* const total = sums.data<double>();
+  for (std::int64_t i = 0; i < rows.n; ++i) {
+    const double* const row = rows[i];
+#pragma omp simd
+    for (std::int64_t j = 0; j < rows.width; ++j) total[j] += row[j];
+  }
+}
+
 double CpuKernels::sum(TensorView x) {
   return blocked_sum(x, [](double value) { return value; });
 }
