@@ -3,8 +3,9 @@
 
 An independent witness: this forward pass is written from our kernels' contract (RMSNorm and
 LayerNorm with eps inside the root, half-split rotary embedding, query head h reads key head
-h / (H/K), GELU by tanh, weights [out, in]), not from Hugging Face's code. It must give the stored
-logits and loss from the stored weights, and the stored gradients must be its derivatives.
+h / (H/K), GELU by tanh, weights [out, in], experts weighted with their gates), not from Hugging
+Face's code. It must give the stored logits and losses from the stored weights, and the stored
+gradients must be its derivatives.
 
 Derivatives are by complex step: f'(x) d = Im f(x + i h d) / h (Squire & Trapp, 1998). Nothing
 is subtracted, so with h = 1e-30 they are exact to rounding, and each parameter is checked along
@@ -87,16 +88,55 @@ def mlp(x, w, p, c):
     return linear(inner, w, p + "down")
 
 
+def route(x, w, p, c):
+    """Gates [B,T,E], zero where not chosen, and each sequence's auxiliary losses with factors."""
+    logits = x @ w[p + "router.weight"].T
+    lse = log_sum_exp(logits)
+    probs = np.exp(logits - lse)
+    k, seq, experts = c["moe_top_k"], x.shape[1], c["moe_experts"]
+    # A token chooses an expert that fewer than k others beat. A complex step moves no choice.
+    beaten_by = (probs.real[..., None, :] > probs.real[..., None]).sum(-1)
+    chosen = beaten_by < k
+    assert (chosen.sum(-1) == k).all(), "a tie"
+    gates = probs * chosen
+    if c["moe_renormalize"]:
+        gates = gates / gates.sum(-1, keepdims=True)
+    balance = experts / (k * seq**2) * (chosen.sum(1) * probs.sum(1)).sum(-1)
+    z = (lse[..., 0] * lse[..., 0]).mean(-1)
+    return gates, c["moe_aux_loss"] * balance + c["moe_z_loss"] * z
+
+
+def moe(x, w, p, c):
+    """Every expert on every token, most of them times zero."""
+    gates, aux = route(x, w, p, c)
+    y = mlp(x, w, p + "shared.", c) if c["moe_shared_experts"] else 0.0
+    for e in range(c["moe_experts"]):
+        y = y + gates[..., e, None] * mlp(x, w, p + f"experts.{e}.", c)
+    return y, aux
+
+
+def has_experts(c, i):
+    return "moe_experts" in c and i % c["moe_every"] == c["moe_every"] - 1
+
+
 def forward(w, tokens, c):
+    """Logits, and the auxiliary losses with their factors: the mean over the sequences."""
+    aux_loss = 0.0
     x = w["embed.tokens.weight"][tokens]
     if c["position"] == "learned":
         x = x + w["embed.positions.weight"][: tokens.shape[1]]
     for i in range(c["layers"]):
         p = f"blocks.{i}."
         x = x + attention(norm(x, w, p + "attention_norm", c), w, p + "attention.", c)
-        x = x + mlp(norm(x, w, p + "mlp_norm", c), w, p + "mlp.", c)
+        y = norm(x, w, p + "mlp_norm", c)
+        if has_experts(c, i):
+            y, aux = moe(y, w, p + "moe.", c)
+            aux_loss = aux_loss + aux.mean()
+        else:
+            y = mlp(y, w, p + "mlp.", c)
+        x = x + y
     head = "embed.tokens.weight" if c["tie_embeddings"] else "lm_head.weight"
-    return norm(x, w, "final_norm", c) @ w[head].T
+    return norm(x, w, "final_norm", c) @ w[head].T, aux_loss
 
 
 def mean_loss(logits, targets):
@@ -118,6 +158,12 @@ def expected_shapes(c):
         if bias:
             shapes[name + ".bias"] = shape[:1]
 
+    def add_mlp(p, width):
+        if c["activation"] == "swiglu":
+            add(p + "gate", width, hidden)
+        add(p + "up", width, hidden)
+        add(p + "down", hidden, width)
+
     for i in range(c["layers"]):
         p = f"blocks.{i}."
         add(p + "attention_norm", hidden)
@@ -126,10 +172,14 @@ def expected_shapes(c):
         add(p + "attention.v", kv, hidden)
         add(p + "attention.out", hidden, q)
         add(p + "mlp_norm", hidden)
-        if c["activation"] == "swiglu":
-            add(p + "mlp.gate", ffn, hidden)
-        add(p + "mlp.up", ffn, hidden)
-        add(p + "mlp.down", hidden, ffn)
+        if not has_experts(c, i):
+            add_mlp(p + "mlp.", ffn)
+            continue
+        add(p + "moe.router", c["moe_experts"], hidden, bias=False)
+        for e in range(c["moe_experts"]):
+            add_mlp(p + f"moe.experts.{e}.", c["moe_ffn"])
+        if c["moe_shared_experts"]:
+            add_mlp(p + "moe.shared.", c["moe_shared_experts"] * c["moe_ffn"])
     add("final_norm", hidden)
     if not c["tie_embeddings"]:
         add("lm_head", c["vocab"], hidden, bias=False)
@@ -149,10 +199,11 @@ def check(what, deviation):
 
 
 def derivative(w, name, direction, tokens, targets, c):
-    """Of the loss, along `direction` in parameter `name`."""
+    """Of the loss with the auxiliary ones, along `direction` in parameter `name`."""
     moved = dict(w)
     moved[name] = w[name] + 1j * H * direction
-    return mean_loss(forward(moved, tokens, c), targets).imag / H
+    logits, aux_loss = forward(moved, tokens, c)
+    return (mean_loss(logits, targets) + aux_loss).imag / H
 
 
 def check_gradients(file, w, tokens, targets, c, rng):
@@ -196,7 +247,7 @@ def check_training(file, w, tokens, targets, c):
                 g[e] = derivative(w, name, d.reshape(x.shape), tokens, targets, c)
             gradients[name] = g.reshape(x.shape)
         size = np.sqrt(sum((g * g).sum() for g in gradients.values()))
-        loss = mean_loss(forward(w, tokens, c), targets)
+        loss = mean_loss(forward(w, tokens, c)[0], targets)
         record(f"losses[{step - 1}]", loss, file["losses"][step - 1])
         record(f"grad_norms[{step - 1}]", size, file["grad_norms"][step - 1])
         scale = min(1.0, o["clip"] / size)
@@ -227,15 +278,21 @@ def check_file(path, full):
         assert set(file["grads"]) == set(w), f"{path}: gradients and weights differ"
         tokens, targets = file["tokens"][:], file["targets"][:]
 
-        logits = forward(w, tokens, c)
+        logits, aux_loss = forward(w, tokens, c)
         stored = file["logits"][:]
         at_logits = np.linalg.norm(logits - stored) / np.linalg.norm(stored)
         check(f"{path.name}: logits", at_logits)
         loss = file["loss"][()]
         at_loss = abs(mean_loss(logits, targets) - loss) / loss
         check(f"{path.name}: loss", at_loss)
+        if "moe_experts" in c:
+            stored = file["aux_loss"][()]
+            at_aux = abs(aux_loss - stored) / loss  # added to it, and may be zero
+            check(f"{path.name}: aux_loss", at_aux)
         at_grads = check_gradients(file, w, tokens, targets, c, rng)
         line = f"logits {at_logits:.1e}, loss {at_loss:.1e}, gradients {at_grads:.1e}"
+        if "moe_experts" in c:
+            line += f", auxiliary losses {at_aux:.1e}"
         if "losses" in file:
             assert set(file["final_weights"]) == set(w), f"{path}: final weights differ"
             if full:

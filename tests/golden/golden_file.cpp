@@ -185,6 +185,19 @@ model::ModelConfig GoldenFile::config() const {
   config.norm_eps = real("norm_eps");
   config.bias = integer("bias") != 0;
   config.tie_embeddings = integer("tie_embeddings") != 0;
+  if (!has_attribute("moe_experts")) return config;
+
+  config.moe.experts = integer("moe_experts");
+  config.moe.top_k = integer("moe_top_k");
+  config.moe.ffn = integer("moe_ffn");
+  config.moe.router = one_of<model::RouterKind>(
+      *this, path_, "moe_router",
+      {{"top_k", model::RouterKind::kTopK}, {"switch", model::RouterKind::kSwitch}});
+  config.moe.renormalize = integer("moe_renormalize") != 0;
+  config.moe.shared_experts = integer("moe_shared_experts");
+  config.moe.every = integer("moe_every");
+  config.moe.aux_loss = real("moe_aux_loss");
+  config.moe.z_loss = real("moe_z_loss");
   return config;
 }
 

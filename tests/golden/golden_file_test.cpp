@@ -13,7 +13,8 @@
 namespace pg::golden {
 namespace {
 
-const char* const kFiles[] = {"llama_gqa", "gpt2_tied", "llama_mqa_tied"};
+const char* const kFiles[] = {"llama_gqa",    "gpt2_tied", "llama_mqa_tied",
+                              "mixtral_top2", "qwen_moe",  "switch_gelu"};
 
 // What the call throws; empty when it does not.
 std::string refusal(const std::function<void()>& call) {
@@ -49,6 +50,30 @@ TEST(GoldenFile, config_of_each_file_is_the_model_that_was_made) {
   EXPECT_TRUE(GoldenFile(golden_path("llama_mqa_tied")).config() == mqa);
 }
 
+TEST(GoldenFile, config_of_each_file_with_experts_is_the_model_that_was_made) {
+  model::ModelConfig mixtral;
+  mixtral.layers = 2, mixtral.hidden = 20, mixtral.heads = 4, mixtral.kv_heads = 2;
+  mixtral.head_dim = 6, mixtral.ffn = 40, mixtral.vocab = 43, mixtral.max_seq = 16;
+  mixtral.moe = {.experts = 5, .top_k = 2, .ffn = 11, .aux_loss = 0.05, .z_loss = 0.02};
+  EXPECT_TRUE(GoldenFile(golden_path("mixtral_top2")).config() == mixtral);
+
+  model::ModelConfig qwen;
+  qwen.layers = 4, qwen.hidden = 18, qwen.heads = 3, qwen.kv_heads = 1, qwen.head_dim = 6;
+  qwen.ffn = 31, qwen.vocab = 41, qwen.max_seq = 8, qwen.rope_theta = 1e6, qwen.norm_eps = 1e-6;
+  qwen.moe = {.experts = 6, .top_k = 3, .ffn = 7, .renormalize = false};
+  qwen.moe.shared_experts = qwen.moe.every = 2;
+  EXPECT_TRUE(GoldenFile(golden_path("qwen_moe")).config() == qwen);
+
+  model::ModelConfig gelu;
+  gelu.layers = 2, gelu.hidden = 16, gelu.heads = 4, gelu.kv_heads = 4, gelu.head_dim = 4;
+  gelu.ffn = 64, gelu.vocab = 37, gelu.max_seq = 12, gelu.bias = gelu.tie_embeddings = true;
+  gelu.norm = model::NormKind::kLayerNorm, gelu.activation = model::Activation::kGelu;
+  gelu.position = model::PositionKind::kLearned;
+  gelu.moe = {.experts = 4, .top_k = 1, .ffn = 23, .renormalize = false, .z_loss = 0.02};
+  gelu.moe.router = model::RouterKind::kSwitch;
+  EXPECT_TRUE(GoldenFile(golden_path("switch_gelu")).config() == gelu);
+}
+
 TEST(GoldenFile, shapes_are_the_tables_shapes) {
   using Shape = std::vector<std::int64_t>;
   const GoldenFile llama(golden_path("llama_gqa")), mqa(golden_path("llama_mqa_tied"));
@@ -63,6 +88,24 @@ TEST(GoldenFile, shapes_are_the_tables_shapes) {
   EXPECT_EQ(gpt2.doubles("/loss").shape, Shape{});
   EXPECT_FALSE(gpt2.has("/weights/lm_head.weight"));
   EXPECT_FALSE(mqa.has("/losses"));
+  EXPECT_FALSE(mqa.has("/aux_loss"));
+}
+
+TEST(GoldenFile, shapes_of_experts_are_the_tables_shapes) {
+  using Shape = std::vector<std::int64_t>;
+  const GoldenFile qwen(golden_path("qwen_moe")), gelu(golden_path("switch_gelu"));
+  EXPECT_EQ(qwen.doubles("/weights/blocks.0.mlp.gate.weight").shape, (Shape{31, 18}));
+  EXPECT_EQ(qwen.doubles("/weights/blocks.1.moe.router.weight").shape, (Shape{6, 18}));
+  EXPECT_EQ(qwen.doubles("/weights/blocks.1.moe.experts.5.gate.weight").shape, (Shape{7, 18}));
+  EXPECT_EQ(qwen.doubles("/weights/blocks.1.moe.experts.5.down.weight").shape, (Shape{18, 7}));
+  EXPECT_EQ(qwen.doubles("/weights/blocks.3.moe.shared.up.weight").shape, (Shape{14, 18}));
+  EXPECT_EQ(qwen.doubles("/aux_loss").values, std::vector<double>{0.0});
+  EXPECT_FALSE(qwen.has("/weights/blocks.1.mlp.up.weight"));
+  EXPECT_FALSE(qwen.has("/losses"));
+  EXPECT_EQ(gelu.doubles("/weights/blocks.0.moe.experts.3.up.weight").shape, (Shape{23, 16}));
+  EXPECT_EQ(gelu.doubles("/weights/blocks.0.moe.experts.3.up.bias").shape, Shape{23});
+  EXPECT_EQ(gelu.doubles("/weights/blocks.0.moe.experts.3.down.bias").shape, Shape{16});
+  EXPECT_FALSE(gelu.has("/weights/blocks.0.moe.router.bias"));
 }
 
 TEST(GoldenFile, every_weight_has_a_gradient_of_its_shape) {
@@ -83,8 +126,8 @@ TEST(GoldenFile, every_weight_has_a_gradient_of_its_shape) {
 
 // Catches a wrong order of axes or values. Rounding: some 50 fp64 terms a row, 30 rows.
 TEST(GoldenFile, loss_is_the_mean_cross_entropy_of_the_logits_over_valid_targets) {
-  const std::int64_t valid_targets[] = {26, 29, 24};
-  for (int i = 0; i < 3; ++i) {
+  const std::int64_t valid_targets[] = {26, 29, 24, 23, 23, 25};
+  for (int i = 0; i < 6; ++i) {
     const GoldenFile file(golden_path(kFiles[i]));
     const auto targets = file.ints("/targets");
     const auto logits = file.doubles("/logits");
@@ -106,7 +149,7 @@ TEST(GoldenFile, loss_is_the_mean_cross_entropy_of_the_logits_over_valid_targets
 }
 
 TEST(GoldenFile, first_step_of_the_trajectory_is_the_stored_gradient) {
-  for (const auto* name : {"llama_gqa", "gpt2_tied"}) {
+  for (const auto* name : {"llama_gqa", "gpt2_tied", "mixtral_top2", "switch_gelu"}) {
     const GoldenFile file(golden_path(name));
     double squares = 0.0;
     for (const auto& weight : file.names("/grads")) {
