@@ -73,6 +73,9 @@ std::string check_report(const Deck& deck, int ranks) {
   out += byte_line("moments", plan.moments);
   if (plan.slots > 0) out += byte_line("places in use", plan.slots);
   out += byte_line("activations", plan.activations);
+  if (plan.activations_most > plan.activations) {
+    out += byte_line("  at the most", plan.activations_most);
+  }
   out += byte_line("packed copies", plan.packed);
   if (plan.communication > 0) out += byte_line("communication", plan.communication);
   out += byte_line("total", plan.total);

@@ -107,8 +107,13 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
   plan.master = bytes.master;
   plan.moments = bytes.moments;
   plan.slots = bytes.slots;
-  plan.activations =
-      model::activation_bytes(deck.model, layout, compute, pipeline_options(deck, grid)).total();
+  const auto activations = [&](model::AssumedLoad load) {
+    return model::activation_bytes(deck.model, layout, compute, pipeline_options(deck, grid), load)
+        .total();
+  };
+  plan.activations = activations(model::AssumedLoad::kBalanced);
+  plan.activations_most =
+      deck.model.moe.experts > 0 ? activations(model::AssumedLoad::kLargest) : plan.activations;
   if (compute != DType::kF64) {
     plan.packed = (2 * packed_elements(layout, deck.model) +
                    packed_activation_elements(deck, layout.rank_config(), layout.sharding().cp)) *

@@ -13,15 +13,17 @@ namespace pg::app {
 
 struct MemoryPlan {
   std::int64_t weights = 0, gradients = 0, master = 0, moments = 0;
-  std::int64_t slots = 0;        // places in use whose weights or gradients ZeRO keeps in pieces
-  std::int64_t activations = 0;  // the arenas' high water
+  std::int64_t slots = 0;  // places in use whose weights or gradients ZeRO keeps in pieces
+  // The arenas' high water; with experts when each is asked for alike, and when all tokens of the
+  // ep ranks go to this one.
+  std::int64_t activations = 0, activations_most = 0;
   // Copies of matrices in the layouts that the CPU's products like, one for each direction, and of
   // one activation; these come from oneDNN, which may pad a little.
   std::int64_t packed = 0;
   // What sums over ranks receive into (comm/staging.h). Most of all in ZeRO 1, where the gradients
   // of all places are on their way at once: (n-1)/n of them on n replicas.
   std::int64_t communication = 0;
-  std::int64_t total = 0;       // the sum of these
+  std::int64_t total = 0;       // the sum of these, with activations as expected
   std::int64_t parameters = 0;  // logical, of the whole model, each counted once
 };
 

@@ -237,6 +237,12 @@ void derive_defaults(Deck& deck, const io::DeckReader& reader, const std::string
         model.activation == model::Activation::kGelu ? 4 * model.hidden : (wide + 63) / 64 * 64;
   }
   if (!reader.given("moe.ffn")) model.moe.ffn = model.ffn;
+  if (model.moe.router == model::RouterKind::kSwitch && !reader.given("moe.top_k")) {
+    model.moe.top_k = 1;
+  }
+  if (model.moe.router != model::RouterKind::kTopK && !reader.given("moe.renormalize")) {
+    model.moe.renormalize = false;
+  }
   if (!reader.given("model.max_seq")) model.max_seq = deck.train.seq;
   if (!reader.given("schedule.decay")) {
     const auto fifth = std::max<std::int64_t>(deck.train.steps / 5, 1);

@@ -261,9 +261,9 @@ std::vector<Row> moe_rows() {
       {.name = "moe.top_k",
        .field = at(model, moe, &M::top_k),
        .fallback = 2,
+       .fallback_text = "2; 1 for switch",
        .range = between(1, 1 << 12),
-       .doc = "Experts of a token; with expert_choice on average. switch has one, whatever this "
-              "says."},
+       .doc = "Experts of a token; with expert_choice on average."},
       {.name = "moe.ffn",
        .field = at(model, moe, &M::ffn),
        .fallback_text = "model.ffn",
@@ -279,6 +279,7 @@ std::vector<Row> moe_rows() {
       {.name = "moe.renormalize",
        .field = at(model, moe, &M::renormalize),
        .fallback = true,
+       .fallback_text = "true for top_k",
        .doc =
            "top_k only. true: a token's weights add up to 1, the softmax over its chosen experts "
            "(Mixtral). false: probabilities among all experts (Qwen)."},

@@ -9,6 +9,7 @@
 
 #include "app/console.h"
 #include "app/matmul_rate.h"
+#include "app/moe_report.h"
 #include "app/resume_check.h"
 #include "app/schema.h"
 #include "app/threads.h"
@@ -216,13 +217,13 @@ class Run {
     comm::together(world(), [&] {
       if (!root()) return;
       metrics_->write(fmt::format(
-          "{{\"step\": {}, \"loss\": {}, \"aux_loss\": 0, \"lr\": {}, \"grad_norm\": {}, "
+          "{{\"step\": {}, \"loss\": {}, \"aux_loss\": {}, \"lr\": {}, \"grad_norm\": {}, "
           "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
-          "\"comm\": {}}}",
-          r.step, io::json_number(r.loss), io::json_number(r.lr), io::json_number(r.grad_norm),
-          r.tokens, io::json_number(r.seconds),
+          "\"comm\": {}{}}}",
+          r.step, io::json_number(r.loss), io::json_number(r.aux_loss), io::json_number(r.lr),
+          io::json_number(r.grad_norm), r.tokens, io::json_number(r.seconds),
           io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak,
-          traffic));
+          traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq)));
     });
     const auto every = deck_.log.every;
     if (every > 0 && (r.step % every == 0 || r.step == 1 || r.step == deck_.train.steps)) {

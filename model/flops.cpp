@@ -12,7 +12,11 @@ double model_flops_per_token(const ModelConfig& config, std::int64_t seq) {
   const ParamTable table(config);
   for (const auto& spec : table.specs()) {
     if (spec.shape.size() == 2 && !is_lookup_only(spec, config)) {
-      weights += static_cast<double>(spec.elements());
+      // Of the experts a token meets top_k.
+      const double share = spec.expert < 0 ? 1.0
+                                           : static_cast<double>(config.moe.top_k) /
+                                                 static_cast<double>(config.moe.experts);
+      weights += share * static_cast<double>(spec.elements());
     }
   }
   const auto t = static_cast<double>(seq);

@@ -12,7 +12,7 @@ namespace pg::model {
 bool is_lookup_only(const ParamSpec& spec, const ModelConfig& config);
 
 // Multiply-adds count two. Model FLOP of one token, forward and backward, without recomputation:
-// six for each weight that takes part in a product, plus causal attention: of T positions a token
+// six for each weight that takes part in a product (of the experts the top_k of a token), plus causal attention: of T positions a token
 // sees (T+1)/2 on average (fewer with a window), at 4 * H * D forward and twice that backward, in
 // each layer.
 double model_flops_per_token(const ModelConfig& config, std::int64_t seq);

@@ -8,7 +8,8 @@ Router::Router(const ModelConfig& config, const ParamLayout& layout, std::int64_
     : block_(block),
       moe_(config.moe),
       weight_(layout.table().id(fmt::format("blocks.{}.moe.router.weight", block))) {
-  if (moe_.router == RouterKind::kSwitch) moe_.top_k = 1;
+  PG_ASSERT(moe_.router == RouterKind::kTopK || !moe_.renormalize, "only top_k renormalises");
+  PG_ASSERT(moe_.router != RouterKind::kSwitch || moe_.top_k == 1, "top_k {}", moe_.top_k);
 }
 
 double Router::balance_factor(const LayerContext& ctx) const {
@@ -122,8 +123,7 @@ Router::Saved Router::forward(const LayerContext& ctx, TensorView x) const {
     ctx.kernels.moe_softmax(saved.probs, saved.lse, logits);
   }
   choose(ctx, saved);
-  const bool renormalize = moe_.router == RouterKind::kTopK && moe_.renormalize;
-  ctx.kernels.moe_gates(saved.gates, saved.probs, saved.chosen, saved.kept, renormalize);
+  ctx.kernels.moe_gates(saved.gates, saved.probs, saved.chosen, saved.kept, moe_.renormalize);
   ctx.kernels.moe_statistics(saved.stats, saved.chosen, saved.probs, saved.lse);
   if (ctx.context.adds_statistics()) {
     ctx.context.group().all_reduce(buffer_view(saved.stats), comm::ReduceOp::kSum).wait();
@@ -140,9 +140,8 @@ void Router::backward(const LayerContext& ctx, TensorView dx, TensorView dgates,
   const auto dprobs = ctx.scratch.push(type, {n, experts});
   const auto dlogits = ctx.scratch.push(type, {n, experts});
   ctx.kernels.fill_zero(dprobs);
-  const bool renormalize = moe_.router == RouterKind::kTopK && moe_.renormalize;
   ctx.kernels.moe_gates_backward(dprobs, dgates, saved.probs, saved.chosen, saved.kept,
-                                 renormalize);
+                                 moe_.renormalize);
   if (moe_.aux_loss > 0.0) {
     ctx.kernels.moe_balance_backward(dprobs, saved.stats.slice(1, 0, experts),
                                      moe_.aux_loss * ctx.sequence_scale * balance_factor(ctx));
