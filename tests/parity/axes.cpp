@@ -102,4 +102,52 @@ std::vector<MatrixCase> context_cases(int ranks) {
   return all;
 }
 
+MatrixCase of_style(Style style, Feed feed) {
+  MatrixCase c;
+  c.style = style;
+  c.feed = feed;
+  c.sequences = 1;
+  return c;
+}
+
+MatrixCase with_experts(MatrixCase c, int ep) {
+  c.ep = ep;
+  return c;
+}
+
+MatrixCase with_context(MatrixCase c, int cp, ContextMethod method) {
+  c.cp = cp;
+  c.context = method;
+  return c;
+}
+
+MatrixCase with_tensor(MatrixCase c, int tp, bool sequence_parallel) {
+  c.tp = tp;
+  c.sequence_parallel = sequence_parallel;
+  return c;
+}
+
+MatrixCase with_stages(MatrixCase c, int pp, ScheduleKind schedule) {
+  c.pp = pp;
+  c.schedule = schedule;
+  c.chunks = schedule == ScheduleKind::kInterleaved ? 2 : 1;
+  return c;
+}
+
+MatrixCase with_zero(MatrixCase c, int dp, int zero) {
+  c.dp = dp;
+  c.zero = zero;
+  return c;
+}
+
+MatrixCase with_recompute(MatrixCase c, Recompute mode) {
+  c.recompute.mode = mode;
+  return c;
+}
+
+MatrixCase with_mask(MatrixCase c, Mask mask) {
+  c.mask = mask;
+  return c;
+}
+
 }  // namespace pg::testing

@@ -77,4 +77,34 @@ void CaseRunner::expect_parity(const std::vector<MatrixCase>& cases) {
   std::fflush(stdout);
 }
 
+void expect_parity_at(const std::vector<Edge>& edges, const CaseRunner& runner) {
+  for (const auto& edge : edges) {
+    auto deck = runner.deck(edge.on);
+    edge.change(deck);
+    const auto result = compare(deck, edge.on.ranks(), one_rank(deck, runner.steps()), kFp64);
+    expect_within(result, edge.name);
+    if (!root()) continue;
+    fmt::print("    {:<60} gradient {:.1e}, loss {:.1e}\n", edge.name, result.worst_gradient,
+               result.worst_loss);
+    std::fflush(stdout);
+  }
+}
+
+void expect_found(const std::vector<Control>& controls, CaseRunner& runner) {
+  for (const auto& control : controls) {
+    expect_within(runner.compare(control.on), control.on.name());
+    const auto broken = runner.compare(control.on, control.sabotage);
+    // Weights go wrong after the first step, of which the gradients are.
+    const bool weights = control.sabotage.drop_publish || control.sabotage.keep_stale_slots;
+    if (!weights) {
+      EXPECT_GT(broken.worst_gradient, 1e3 * kFp64.gradient) << control.name;
+    }
+    EXPECT_GT(broken.worst_loss, 1e3 * kFp64.loss) << control.name;
+    if (!root()) continue;
+    fmt::print("    {:<60} gradient off by {:.1e}, loss by {:.1e}\n", control.name,
+               broken.worst_gradient, broken.worst_loss);
+    std::fflush(stdout);
+  }
+}
+
 }  // namespace pg::testing

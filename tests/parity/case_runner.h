@@ -2,6 +2,7 @@
 // the matrix share.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@ class CaseRunner {
   // Token files named after `name`, made now. Collective over MPI_COMM_WORLD, as all that follows.
   explicit CaseRunner(const std::string& name, std::int64_t steps = 10);
 
+  std::int64_t steps() const { return steps_; }
   // One document, or many of one to ten tokens where the case masks them.
   const std::filesystem::path& tokens(const MatrixCase& c) const;
   app::Deck deck(const MatrixCase& c, DType type = DType::kF64) const;
@@ -40,5 +42,22 @@ class CaseRunner {
 
 // Expects fp64 parity of one case, with what is off in the message.
 void expect_within(const ParityResult& result, const std::string& name);
+
+// A case whose model no list has: its deck is changed, and its reference made for it alone.
+struct Edge {
+  const char* name;
+  MatrixCase on;
+  std::function<void(app::Deck&)> change;
+};
+void expect_parity_at(const std::vector<Edge>& edges, const CaseRunner& runner);
+
+// A sum that a grid adds, or an order it keeps, broken on purpose.
+struct Control {
+  const char* name;
+  MatrixCase on;
+  model::Sabotage sabotage;
+};
+// Expects parity without the sabotage and deviations of 1000 times the bounds with it.
+void expect_found(const std::vector<Control>& controls, CaseRunner& runner);
 
 }  // namespace pg::testing
