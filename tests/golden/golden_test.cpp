@@ -104,11 +104,25 @@ class Golden : public testing::OneRank {
     return values_of(view);
   }
 
-  // The mean loss; its gradients replace those in the store.
+  // The mean loss; its gradients, and those of the auxiliary losses' mean over sequences, replace
+  // those in the store.
   double mean_loss_and_gradients() {
     kernels->fill_zero(params.all_grads());
+    model.counters().clear(*kernels);
     const auto count = static_cast<double>(valid);
-    return forward_backward(batch, 1.0 / count) / count;
+    return forward_backward(batch, 1.0 / count, 1.0 / static_cast<double>(batch.sequences)) / count;
+  }
+
+  // What the routers' losses added to it, weighted.
+  double auxiliary_loss() {
+    const auto& moe = params.layout().rank_config().moe;
+    double sum = 0.0;
+    for (const auto block : model.counters().blocks()) {
+      sum += moe.aux_loss * *model.counters().balance_loss(block).data<double>() +
+             moe.z_loss * *model.counters().z_loss(block).data<double>() /
+                 static_cast<double>(batch.seq);
+    }
+    return sum / static_cast<double>(batch.sequences);
   }
 
   const GoldenFile& file;
@@ -168,6 +182,15 @@ TEST_P(GoldenModel, every_gradient_matches) {
               tolerance * (is_zero ? 1e-2 * whole : size))
         << golden.name(id);
   }
+}
+
+// Zero in a file without experts.
+TEST_P(GoldenModel, auxiliary_loss_matches) {
+  golden.mean_loss_and_gradients();
+  const auto names = file.names("/");
+  const bool stored = std::find(names.begin(), names.end(), "aux_loss") != names.end();
+  const double expected = stored ? file.doubles("/aux_loss").values.at(0) : 0.0;
+  EXPECT_NEAR(golden.auxiliary_loss(), expected, tolerance * expected);
 }
 
 class GoldenTraining : public GoldenModel {};
