@@ -1,15 +1,16 @@
 // Products of groups of rows with one weight each. Groups have another size at every call, but
-// oneDNN must see few shapes: making a primitive takes up to a millisecond, and other shapes may
-// add in another order. So rows meet their weight in blocks of one size, the last block of a group
-// filled up with zeros, and each block is one thread's: a row's result is that of the same product
-// wherever the row stands, with any number of threads. (Which of a block's rows it is does not
-// change the order either; tests/model/kernels/grouped_linear_test.cpp holds oneDNN to that.)
+// oneDNN must see few shapes: making a primitive takes up to a millisecond, and nothing promises
+// that other shapes add in the same order. So rows meet their weight in blocks of one size, the
+// last block of a group filled up with zeros, and each block is one thread's: a row's result is
+// that of the same product wherever the row stands, with any number of threads. (Which of a block's
+// rows it is must not matter either: tests/model/kernels/grouped_linear_test.cpp holds oneDNN to
+// that.)
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <vector>
 
 #include "model/kernels/cpu/cpu_kernels.h"
-#include "model/kernels/cpu/dispatch.h"
 #include "model/kernels/cpu/matmul.h"
 
 namespace pg::model {

@@ -43,14 +43,14 @@ struct Product {
 enum class Team : std::uint8_t { kAll, kOne };
 
 // A primitive is cut for the threads that OpenMP would take while it is made.
-class OneThread {
+class ThreadsOf {
  public:
-  explicit OneThread(Team team) : before_(omp_get_max_threads()) {
+  explicit ThreadsOf(Team team) : before_(omp_get_max_threads()) {
     if (team == Team::kOne) omp_set_num_threads(1);
   }
-  ~OneThread() { omp_set_num_threads(before_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
+  ~ThreadsOf() { omp_set_num_threads(before_); }
+  ThreadsOf(const ThreadsOf&) = delete;
+  ThreadsOf& operator=(const ThreadsOf&) = delete;
 
  private:
   int before_;
@@ -72,7 +72,7 @@ struct MatmulEngine::Impl {
   std::vector<char> scratch;                                    // a packed operand of one call
 
   Product make(const MatmulArgs& args, Team team) {
-    const OneThread threads(team);
+    const ThreadsOf threads(team);
     Product p;
     p.a = matrix(args.a, args.transpose_a);
     p.b = matrix(args.b, args.transpose_b);
