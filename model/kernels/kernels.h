@@ -147,8 +147,10 @@ class Kernels {
   virtual void moe_choose_experts(TensorView chosen, TensorView probs, TensorView bias,
                                   std::int64_t k) = 0;
   // Expert choice (Zhou et al. 2022): chosen[B,T,E] = 1 at the `count` tokens t of each sequence
-  // with the largest scores[B,T,E] for expert e, ties to the lowest position. Whole sequences in
-  // true order.
+  // with the largest scores[B,T,E] for expert e, ties to the lowest position. Scores are compared
+  // after rounding to half of their significant bits: a token that is repeated at the start of a
+  // sequence has equal scores in exact arithmetic, and rounding, which differs by grid, must not
+  // choose between them. Whole sequences in true order.
   virtual void moe_choose_tokens(TensorView chosen, TensorView scores, std::int64_t count) = 0;
   // counts[B,E] (fp64) = set entries of mask[B,R,E] (strided rows allowed) of each sequence.
   virtual void moe_count(TensorView counts, TensorView mask) = 0;

@@ -1,10 +1,12 @@
 // The model against values from outside: the same weights in PyTorch and Hugging Face's Llama and
-// GPT-2 give the stored logits, loss, gradients and AdamW steps.
+// GPT-2, and in Mixtral and others with experts, give the stored logits, loss, gradients and AdamW
+// steps. The gradients are those of the mean loss and the auxiliary losses together.
 //
 // Tolerances are relative, in the Frobenius norm of a tensor. fp64: 1e-9; both sides round at 1e-16
 // a step and agree to about 1e-14, so a term lost or doubled cannot hide. fp32: 3e-5; unit rounding
-// is 6e-8, and the reference's own code in fp32 is 1.5e-6 away from itself in fp64 at worst (a key
-// gradient), which leaves a factor of 20 for another order of sums.
+// is 6e-8, and the reference's own code in fp32 is 1.7e-6 away from itself in fp64 at worst (an
+// expert's gradient), which leaves a factor of 18 for another order of sums. No token's choice of
+// experts hangs on it: the last one chosen leads by more than 3e-3 of its probability.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -102,11 +104,25 @@ class Golden : public testing::OneRank {
     return values_of(view);
   }
 
-  // The mean loss; its gradients replace those in the store.
+  // The mean loss; its gradients, and those of the auxiliary losses' mean over sequences, replace
+  // those in the store.
   double mean_loss_and_gradients() {
     kernels->fill_zero(params.all_grads());
+    model.counters().clear(*kernels);
     const auto count = static_cast<double>(valid);
-    return forward_backward(batch, 1.0 / count) / count;
+    return forward_backward(batch, 1.0 / count, 1.0 / static_cast<double>(batch.sequences)) / count;
+  }
+
+  // What the routers' losses added to it, weighted.
+  double auxiliary_loss() {
+    const auto& moe = params.layout().rank_config().moe;
+    double sum = 0.0;
+    for (const auto block : model.counters().blocks()) {
+      sum += moe.aux_loss * *model.counters().balance_loss(block).data<double>() +
+             moe.z_loss * *model.counters().z_loss(block).data<double>() /
+                 static_cast<double>(batch.seq);
+    }
+    return sum / static_cast<double>(batch.sequences);
   }
 
   const GoldenFile& file;
@@ -159,13 +175,22 @@ TEST_P(GoldenModel, every_gradient_matches) {
   const double whole = std::sqrt(squares);
   for (std::size_t id = 0; id < expected.size(); ++id) {
     // GPT-2's key bias has gradient zero, as softmax ignores a shift; both sides hold the rounding
-    // of the sums before it. The smallest other gradient is 0.022 of the whole.
+    // of the sums before it. The smallest other gradient is 0.0023 of the whole.
     const double size = norm(expected[id]);
     const bool is_zero = size < 1e-12 * whole;
     EXPECT_LE(distance(values_of(golden.params.grad(id)), expected[id]),
               tolerance * (is_zero ? 1e-2 * whole : size))
         << golden.name(id);
   }
+}
+
+// Zero in a file without experts.
+TEST_P(GoldenModel, auxiliary_loss_matches) {
+  golden.mean_loss_and_gradients();
+  const auto names = file.names("/");
+  const bool stored = std::find(names.begin(), names.end(), "aux_loss") != names.end();
+  const double expected = stored ? file.doubles("/aux_loss").values.at(0) : 0.0;
+  EXPECT_NEAR(golden.auxiliary_loss(), expected, tolerance * expected);
 }
 
 class GoldenTraining : public GoldenModel {};
@@ -219,6 +244,17 @@ INSTANTIATE_TEST_SUITE_P(Reference, GoldenModel, ::testing::ValuesIn(kCases), ca
 INSTANTIATE_TEST_SUITE_P(Reference, GoldenTraining, ::testing::ValuesIn(kCases, kCases + 4),
                          case_name);
 
+constexpr Case kMoeCases[] = {
+    {"mixtral_top2", DType::kF64, 1e-9}, {"mixtral_top2", DType::kF32, 3e-5},
+    {"switch_gelu", DType::kF64, 1e-9},  {"switch_gelu", DType::kF32, 3e-5},
+    {"qwen_moe", DType::kF64, 1e-9},     {"qwen_moe", DType::kF32, 3e-5},
+};
+
+INSTANTIATE_TEST_SUITE_P(WithExperts, GoldenModel, ::testing::ValuesIn(kMoeCases), case_name);
+// The last file holds no steps.
+INSTANTIATE_TEST_SUITE_P(WithExperts, GoldenTraining, ::testing::ValuesIn(kMoeCases, kMoeCases + 4),
+                         case_name);
+
 // The tolerance tells a model that is slightly another from the right one.
 TEST(GoldenControl, another_epsilon_or_theta_does_not_match) {
   const GoldenFile file(golden_path("llama_mqa_tied"));
@@ -233,6 +269,28 @@ TEST(GoldenControl, another_epsilon_or_theta_does_not_match) {
   config = file.config();
   config.rope_theta *= 1.01;
   EXPECT_GT(deviation(config), 1e-9);
+}
+
+TEST(GoldenControl, other_gates_or_auxiliary_factors_do_not_match) {
+  const GoldenFile file(golden_path("mixtral_top2"));
+  const std::string router = "blocks.0.moe.router.weight";
+  const auto expected = file.doubles("/grads/" + router).values;
+  const auto deviation = [&](const model::ModelConfig& config) {
+    Golden golden(file, config, DType::kF64);
+    golden.mean_loss_and_gradients();
+    std::size_t id = 0;
+    while (golden.name(id) != router) ++id;
+    return distance(values_of(golden.params.grad(id)), expected) / norm(expected);
+  };
+  auto config = file.config();
+  config.moe.renormalize = false;
+  EXPECT_GT(deviation(config), 1e-4);
+  config = file.config();
+  config.moe.aux_loss *= 1.01;
+  EXPECT_GT(deviation(config), 1e-4);
+  config = file.config();
+  config.moe.z_loss *= 1.01;
+  EXPECT_GT(deviation(config), 1e-4);
 }
 
 }  // namespace

@@ -18,10 +18,11 @@ class OneRank {
         options{.recompute = recompute, .sequences = sequences, .seq = seq},
         model(config, options, params, *kernels, groups, seed, use) {}
 
-  // The sum of the cross-entropy over counted tokens; the gradients of loss_scale times it are
-  // added.
-  double forward_backward(const model::MicroBatch& batch, double loss_scale) {
-    return model.forward_backward([&](int) { return batch; }, loss_scale);
+  // The sum of the cross-entropy over counted tokens; the gradients of loss_scale times it, and of
+  // sequence_scale times each sequence's auxiliary losses, are added.
+  double forward_backward(const model::MicroBatch& batch, double loss_scale,
+                          double sequence_scale = 0.0) {
+    return model.forward_backward([&](int) { return batch; }, loss_scale, sequence_scale);
   }
   double loss(const model::MicroBatch& batch) {
     return model.loss([&](int) { return batch; }, 1);

@@ -59,7 +59,12 @@ class Network : public testing::OneRank {
     const auto view = [](std::vector<std::int32_t>& x) {
       return TensorView(x.data(), DType::kI32, {14});
     };
-    batch = {2, 7, view(tokens), view(positions), view(targets), samples};
+    batch.sequences = 2;
+    batch.seq = 7;
+    batch.tokens = view(tokens);
+    batch.positions = view(positions);
+    batch.targets = view(targets);
+    batch.samples = samples;
   }
   double step() {
     kernels->fill_zero(params.all_grads());

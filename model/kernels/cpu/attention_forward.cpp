@@ -107,7 +107,7 @@ struct ForwardBlock {
     for (std::int64_t block = all.begin / kKeyBlock * kKeyBlock; block < all.end;
          block += kKeyBlock) {
       const auto seen = all.within({block, block + kKeyBlock});
-      if (seen.size() <= 0) break;
+      if (seen.size() <= 0) break;  // only where `all` is empty
       load_rows(key_rows, width, k, seen.begin, seen.size(), size);
       load_rows(value_rows, width, v, seen.begin, seen.size(), size);
       for (std::int64_t p = 0; begin + p * kWidth < end; ++p) {

@@ -19,6 +19,7 @@ namespace pg::model::cpu {
 template <class A>
 inline constexpr std::int64_t kPanel = 2 * kLanes<A>;
 inline constexpr std::int64_t kKeyBlock = 64;
+
 struct Range {
   std::int64_t begin, end;
   std::int64_t size() const { return end - begin; }
@@ -36,9 +37,9 @@ class Visibility {
     documents_ = shape.visible_from.data<std::int32_t>() + sequence * shape.visible_from.stride(0);
   }
 
-  // The smallest range that holds every key of `among` that some query of [first, last] sees; empty
-  // (of negative size, perhaps) when there is none. Without documents that decrease from a query to
-  // a later one, no key of it is unseen by all.
+  // The smallest range that holds all keys of `among` that some query of [first, last] sees; of
+  // size 0 or less when there are none. Documents follow each other, so nearly all of it is seen;
+  // the results do not rely on that.
   Range some(std::int64_t first, std::int64_t last, Range among) const {
     Range seen{0, last + offset_ + 1};
     if (window_ > 0) seen.begin = first + offset_ - window_ + 1;
@@ -62,7 +63,7 @@ class Visibility {
     }
     return seen;
   }
-  // Every query before this one sees nothing of keys from `key` on.
+  // Queries before this one see no key from `key` on.
   std::int64_t first_query_of(std::int64_t key) const {
     return key - offset_;
   }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "model/tensor.h"
 
@@ -29,6 +30,9 @@ class MatmulEngine {
   // a and b of one type; c of that type or its accumulator type. Error(kDeck) naming run.precision
   // when this processor has no product of that type.
   void run(const MatmulArgs& args);
+  // Many small products with weights (keep_packed), none of which writes what another touches: each
+  // is one thread's, so that its bits do not depend on the number of threads.
+  void run_each(std::span<const MatmulArgs> products);
   // Weights changed: packed copies are made anew at their next use.
   void forget_packed();
   // The same for the weights that touch memory [begin, begin + bytes).

@@ -1,4 +1,8 @@
+#include <omp.h>
+
+#include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <tuple>
@@ -28,11 +32,28 @@ dnnl::memory::desc matrix(const TensorView& x, bool transpose) {
 
 // What tells one primitive from another.
 using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, DType,
-                       DType, bool, bool, bool, bool>;
+                       DType, bool, bool, bool, bool, bool>;
 
 struct Product {
   dnnl::matmul primitive;
-  dnnl::memory::desc a, b, packed_b, c, bias;
+  dnnl::memory::desc a, b, packed_b, c, bias, scratchpad;
+};
+
+// Who works on a product: all threads, or the calling one alone.
+enum class Team : std::uint8_t { kAll, kOne };
+
+// A primitive is cut for the threads that OpenMP would take while it is made.
+class ThreadsOf {
+ public:
+  explicit ThreadsOf(Team team) : before_(omp_get_max_threads()) {
+    if (team == Team::kOne) omp_set_num_threads(1);
+  }
+  ~ThreadsOf() { omp_set_num_threads(before_); }
+  ThreadsOf(const ThreadsOf&) = delete;
+  ThreadsOf& operator=(const ThreadsOf&) = delete;
+
+ private:
+  int before_;
 };
 
 struct Packed {
@@ -50,12 +71,15 @@ struct MatmulEngine::Impl {
   std::unordered_map<const void*, std::vector<Packed>> packed;  // by the weight's address
   std::vector<char> scratch;                                    // a packed operand of one call
 
-  Product make(const MatmulArgs& args) {
+  Product make(const MatmulArgs& args, Team team) {
+    const ThreadsOf threads(team);
     Product p;
     p.a = matrix(args.a, args.transpose_a);
     p.b = matrix(args.b, args.transpose_b);
     p.c = matrix(args.c, false);
     dnnl::primitive_attr attributes;
+    // The library's own scratch memory belongs to the thread that made the primitive.
+    if (team == Team::kOne) attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (args.accumulate) {
       dnnl::post_ops post;
       post.append_sum(1.0F);
@@ -76,16 +100,17 @@ struct MatmulEngine::Impl {
     const dnnl::matmul::primitive_desc pd(description, attributes, engine);
 #endif
     p.packed_b = pd.weights_desc();
+    p.scratchpad = pd.scratchpad_desc();
     p.primitive = dnnl::matmul(pd);
     return p;
   }
 
-  Product& product(const MatmulArgs& args) {
-    const Key key{args.c.dim(0),    args.c.dim(1),   p_inner(args),    args.a.stride(0),
-                  args.b.stride(0), args.a.dtype(),  args.c.dtype(),   args.transpose_a,
-                  args.transpose_b, args.accumulate, args.bias.empty()};
+  Product& product(const MatmulArgs& args, Team team) {
+    const Key key{args.c.dim(0),    args.c.dim(1),   p_inner(args),     args.a.stride(0),
+                  args.b.stride(0), args.a.dtype(),  args.c.dtype(),    args.transpose_a,
+                  args.transpose_b, args.accumulate, args.bias.empty(), team == Team::kOne};
     auto found = products.find(key);
-    if (found == products.end()) found = products.emplace(key, make(args)).first;
+    if (found == products.end()) found = products.emplace(key, make(args, team)).first;
     PG_ASSERT(args.c.stride(0) == args.c.dim(1), "strided result {}", args.c.text());
     return found->second;
   }
@@ -130,31 +155,68 @@ struct MatmulEngine::Impl {
     return total;
   }
 
-  void run(const MatmulArgs& args) {
-    auto& p = product(args);
-    std::unordered_map<int, dnnl::memory> operands{
-        {DNNL_ARG_SRC, {p.a, engine, args.a.raw()}},
-        {DNNL_ARG_WEIGHTS, second_operand(p, args)},
-        {DNNL_ARG_DST, {p.c, engine, args.c.raw()}},
-    };
+  std::unordered_map<int, dnnl::memory> operands(const Product& p, const MatmulArgs& args,
+                                                 const dnnl::memory& weights) const {
+    std::unordered_map<int, dnnl::memory> all{{DNNL_ARG_SRC, {p.a, engine, args.a.raw()}},
+                                              {DNNL_ARG_WEIGHTS, weights},
+                                              {DNNL_ARG_DST, {p.c, engine, args.c.raw()}}};
     if (!args.bias.empty()) {
-      operands.insert({DNNL_ARG_BIAS, dnnl::memory(p.bias, engine, args.bias.raw())});
+      all.insert({DNNL_ARG_BIAS, dnnl::memory(p.bias, engine, args.bias.raw())});
     }
-    p.primitive.execute(stream, operands);
+    return all;
+  }
+
+  void run(const MatmulArgs& args) {
+    auto& p = product(args, Team::kAll);
+    p.primitive.execute(stream, operands(p, args, second_operand(p, args)));
     stream.wait();
+  }
+
+  void run_each(std::span<const MatmulArgs> all) {
+    // What the engine keeps changes here only, before the threads share it.
+    std::vector<std::pair<const Product*, dnnl::memory>> prepared;
+    prepared.reserve(all.size());
+    for (const MatmulArgs& args : all) {
+      PG_ASSERT(args.keep_packed, "{} is not a weight", args.b.text());
+      const Product& p = product(args, Team::kOne);
+      prepared.emplace_back(&p, second_operand(p, args));
+    }
+    const int count = static_cast<int>(all.size());
+    std::exception_ptr failure;
+#pragma omp parallel num_threads(std::clamp(count, 1, omp_get_max_threads()))
+    {
+      omp_set_num_threads(1);  // of this thread's own, within this region
+      dnnl::stream own(engine);
+      std::vector<char> scratchpad;
+#pragma omp for schedule(static)
+      for (int i = 0; i < count; ++i) {
+        const auto& [p, weights] = prepared[i];
+        try {
+          auto memories = operands(*p, all[i], weights);
+          scratchpad.resize(std::max(scratchpad.size(), p->scratchpad.get_size()));
+          memories.insert({DNNL_ARG_SCRATCHPAD, {p->scratchpad, engine, scratchpad.data()}});
+          p->primitive.execute(own, memories);
+          own.wait();
+        } catch (...) {
+#pragma omp critical(pg_matmul_failure)
+          failure = std::current_exception();
+        }
+      }
+    }
+    if (failure) std::rethrow_exception(failure);
   }
 };
 
 MatmulEngine::MatmulEngine() : impl_(std::make_unique<Impl>()) {}
 MatmulEngine::~MatmulEngine() = default;
 
-void MatmulEngine::run(const MatmulArgs& args) {
+namespace {
+
+// What oneDNN throws, as one of our own errors.
+template <class Work>
+void translating_errors(const MatmulArgs& args, const Work& work) {
   try {
-    if (args.a.dtype() == DType::kF64) {
-      matmul_f64(args);
-    } else {
-      impl_->run(args);
-    }
+    work();
   } catch (const dnnl::error& error) {
     if (error.status == dnnl_unimplemented) {
       throw fail(ExitCode::kDeck,
@@ -165,6 +227,22 @@ void MatmulEngine::run(const MatmulArgs& args) {
     throw fail(ExitCode::kBug, "bug: oneDNN: {} for {} = {} x {}", error.what(), args.c.text(),
                args.a.text(), args.b.text());
   }
+}
+
+}  // namespace
+
+void MatmulEngine::run(const MatmulArgs& args) {
+  if (args.a.dtype() == DType::kF64) return matmul_f64(args);
+  translating_errors(args, [&] { impl_->run(args); });
+}
+
+void MatmulEngine::run_each(std::span<const MatmulArgs> products) {
+  if (products.empty()) return;
+  if (products.front().a.dtype() == DType::kF64) {
+    for (const MatmulArgs& args : products) matmul_f64(args);
+    return;
+  }
+  translating_errors(products.front(), [&] { impl_->run_each(products); });
 }
 
 void MatmulEngine::forget_packed() {

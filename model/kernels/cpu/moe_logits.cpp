@@ -4,8 +4,6 @@
 // wherever it stands: a token's logits depend on no other token and on no thread count.
 //
 // Second operands are packed into panels as wide as two vectors, zeros past their last column.
-#include <cstring>
-
 #include "model/kernels/cpu/attention_block.h"
 #include "model/kernels/cpu/cpu_kernels.h"
 #include "model/kernels/cpu/moe_views.h"

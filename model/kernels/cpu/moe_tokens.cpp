@@ -2,6 +2,7 @@
 // expert, so every element of a result is written by one thread, and its terms are added in
 // ascending order of the experts.
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "model/kernels/cpu/cpu_kernels.h"

@@ -248,9 +248,8 @@ TYPED_TEST(AttentionMerge, an_empty_side_leaves_the_other_its_bits) {
     const bool ours = other_lse == kNone;
     for (std::int64_t i = 0; i < kRows; ++i) {
       EXPECT_EQ(x.lse(0, i), ours ? lse : other_lse);
-      EXPECT_EQ(std::memcmp(&x.o.at(i, 0), ours ? &before.o.at(i, 0) : &before.other.at(i, 0),
-                            5 * sizeof(TypeParam)),
-                0);
+      const void *got = &x.o.at(i, 0), *want = ours ? &before.o.at(i, 0) : &before.other.at(i, 0);
+      EXPECT_EQ(std::memcmp(got, want, 5 * sizeof(TypeParam)), 0);
     }
   }
 }
