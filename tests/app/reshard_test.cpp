@@ -6,10 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <fstream>
 
-#include "io/checkpoint.h"
 #include "tests/app/saved_run.h"
 
 namespace pg::testing {
@@ -20,76 +17,15 @@ using model::Recompute;
 
 constexpr auto kLlama = Style::kLlama, kGpt2 = Style::kGpt2;
 
-bool root() {
-  return comm::Communicator::world().rank() == 0;
-}
-
 fs::path tokens() {
   static const auto path = make_tokens(comm::Communicator::world(), "reshard", 2401, 61, 3);
   return path;
 }
 
-std::string bytes_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::string bytes(std::istreambuf_iterator<char>(in), {});
-  EXPECT_FALSE(bytes.empty()) << file;
-  return bytes;
-}
-
-// The first tensor that is not the same in every element; the file's bytes tell signs of zeros.
-std::string difference(const Half& a, const Half& b) {
-  if (a.state.size() != b.state.size()) return "another number of tensors";
-  for (const auto& [name, values] : b.state) {
-    const auto found = a.state.find(name);
-    if (found == a.state.end() || found->second != values) return name;
-  }
-  return "";
-}
-
-double worst_loss(const Half& half, const Half& reference) {
-  double worst = 0;
-  for (std::size_t i = 0; i < reference.losses.size(); ++i) {
-    const double d = std::abs(half.losses[i] - reference.losses[i]) / reference.losses[i];
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
-}
-
-struct Move {
-  const char* name;
-  DType type;
-  MatrixCase from, to;
-};
-
 const MatrixCase kAllAxes = recomputed(sp(interleaved(on(kLlama, 2, 2, 2, 3))), Recompute::kFull);
 
-fs::path folder_of(const char* half) {
-  return scratch_folder("reshard") / half;
-}
-
-Half save_on(const MatrixCase& from, DType type) {
-  return run_half(from.deck(tokens(), type), from.ranks(), folder_of("first"));
-}
-
-Half load_on(const MatrixCase& to, DType type, const Damage& damage = {}) {
-  return run_half(to.deck(tokens(), type), to.ranks(), folder_of("second"),
-                  folder_of("first") / io::checkpoint_name(kStepsBefore), damage);
-}
-
-// Both halves of a move; rank 0, which is on every grid, compares. The new grid's losses.
 std::vector<double> expect_same_run(const Move& move, double loss_bound) {
-  SCOPED_TRACE(std::string(dtype_name(move.type)) + ": " + move.name);
-  const auto first = save_on(move.from, move.type);
-  const auto second = load_on(move.to, move.type);
-  if (!root()) return {};
-  EXPECT_EQ(difference(second, first), "");
-  // Not EXPECT_EQ, which would print both files.
-  EXPECT_TRUE(bytes_of(second.entry / "state.h5") == bytes_of(first.entry / "state.h5"));
-  const double worst = worst_loss(second, first);
-  EXPECT_LE(worst, loss_bound);
-  fmt::print("    {:<4} {:<46} losses off by {:.1e}\n", dtype_name(move.type), move.name, worst);
-  std::fflush(stdout);
-  return second.losses;
+  return expect_same_run(move, tokens(), loss_bound);
 }
 
 // Every dense axis and every ZeRO stage, and what several ranks hold: 2 KV heads on more tp ranks,
@@ -205,11 +141,11 @@ TEST(ReshardControl, what_one_rank_drops_after_the_load_is_found) {
        true},
   };
   for (const auto style : {kLlama, kGpt2}) {
-    const auto first = save_on(on(style, 1, 1, 1, 0), DType::kF64);
+    const auto first = save_on(on(style, 1, 1, 1, 0), tokens(), DType::kF64);
     for (const auto& control : controls) {
       if (control.to.style != style) continue;
-      const auto sound = load_on(control.to, DType::kF64);
-      const auto broken = load_on(control.to, DType::kF64, control.damage);
+      const auto sound = load_on(control.to, tokens(), DType::kF64);
+      const auto broken = load_on(control.to, tokens(), DType::kF64, control.damage);
       if (!root()) continue;
       EXPECT_EQ(difference(sound, first), "") << control.name;
       EXPECT_LE(worst_loss(sound, first), 1e-9) << control.name;

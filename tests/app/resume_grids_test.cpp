@@ -18,10 +18,6 @@ namespace fs = std::filesystem;
 constexpr auto kLlama = Style::kLlama, kGpt2 = Style::kGpt2;
 constexpr std::int64_t kSteps = 9;
 
-bool root() {
-  return comm::Communicator::world().rank() == 0;
-}
-
 fs::path tokens() {
   static const auto path = make_tokens(comm::Communicator::world(), "resume_grids", 2401, 61, 3);
   return path;

@@ -2,7 +2,7 @@
 // another grid share. All functions are collective over MPI_COMM_WORLD.
 #pragma once
 
-#include "tests/parity/matrix.h"
+#include "tests/parity/axes.h"
 
 namespace pg::testing {
 
@@ -14,14 +14,21 @@ constexpr std::int64_t steps_after(DType type) {
   return type == DType::kBF16 ? 20 : 5;
 }
 
+bool root();
 void wait_for_all();
 // The first ranks of the world as one communicator; empty on the others.
 comm::Communicator first_ranks(int ranks);
 
 // What is zeroed on one rank right after the load: its part of the first tensor whose name begins
-// with `prefix`.
+// with `prefix`; or the first block's router biases.
 struct Damage {
-  enum class What { kNothing, kWeights, kFirstMoment, kSecondMoment } what = What::kNothing;
+  enum class What {
+    kNothing,
+    kWeights,
+    kFirstMoment,
+    kSecondMoment,
+    kRouterBias
+  } what = What::kNothing;
   int rank = 0;
   const char* prefix = "";
 };
@@ -37,6 +44,26 @@ struct Half {
 // trains steps_after the checkpoint.
 Half run_half(const app::Deck& deck, int ranks, const std::filesystem::path& folder,
               const std::filesystem::path& from = {}, const Damage& damage = {});
+
+// A run that is saved on one grid and goes on on another.
+struct Move {
+  const char* name;
+  DType type;
+  MatrixCase from, to;
+};
+// Its halves, in folders of this program.
+Half save_on(const MatrixCase& from, const std::filesystem::path& tokens, DType type);
+Half load_on(const MatrixCase& to, const std::filesystem::path& tokens, DType type,
+             const Damage& damage = {});
+// Both halves; rank 0, which is on every grid, expects that the load left every tensor its bits,
+// that the second grid saves the same file, and losses within `loss_bound`, relative. The new
+// grid's losses.
+std::vector<double> expect_same_run(const Move& move, const std::filesystem::path& tokens,
+                                    double loss_bound);
+
+// The first tensor that is not the same in every element; the file's bytes tell signs of zeros.
+std::string difference(const Half& a, const Half& b);
+double worst_loss(const Half& half, const Half& reference);
 
 // Short ways to write a grid down.
 MatrixCase on(Style style, int dp, int tp, int pp, int zero);

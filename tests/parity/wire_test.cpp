@@ -16,56 +16,12 @@
 // small and bounded by kExtra.
 #include <gtest/gtest.h>
 
-#include <cstdio>
-
-#include "harness/tiny_run.h"
-#include "harness/wire_bytes.h"
+#include "wire_count.h"
 
 namespace pg::testing {
 namespace {
 
-constexpr std::int64_t kLayers = 3, kHidden = 64, kSeq = 64, kMicroBatches = 4;
-constexpr double kBytes = 4;  // fp32
-constexpr double kStream = static_cast<double>(kSeq * kHidden);
-// Of the method's bytes: losses, norms, agreement; measured below 2 % at these sizes, and a missing
-// or doubled transfer of the method itself is at least 1 / (8 L + 5) = 3 %.
-constexpr double kExtra = 0.03;
-
-app::Deck wire_deck() {
-  static const auto tokens = make_tokens(comm::Communicator::world(), "wire", 20001, 509, 3);
-  auto deck = llama_deck(tokens, DType::kF32);
-  deck.model.layers = kLayers;
-  deck.model.hidden = kHidden;
-  deck.model.heads = deck.model.kv_heads = 8;
-  deck.model.head_dim = 8;
-  deck.model.ffn = 176;
-  deck.model.vocab = 509;
-  deck.model.max_seq = deck.train.seq = kSeq;
-  deck.train.micro_batch = 1;
-  deck.train.global_batch = kMicroBatches;
-  return deck;
-}
-
-struct Count {
-  double sent = 0, least = 0;  // over all ranks
-};
-
-// One step after one that warms up.
-Count count(const app::Deck& deck) {
-  const auto world = comm::Communicator::world();
-  comm::ProcessGrid grid(world, app::grid_of(deck, world.size()));
-  app::Trainer trainer(deck, grid);
-  trainer.step();
-  WireBytes wire;
-  const auto result = trainer.step();
-  Count c;
-  c.sent = static_cast<double>(wire.sent());
-  for (const auto& row : result.traffic) c.least += row.least_sent;
-  const auto sums = comm::make_mpi_group(world.split(0, world.rank()), "sums");
-  c.sent = comm::all_reduce(*sums, c.sent, comm::ReduceOp::kSum);
-  c.least = comm::all_reduce(*sums, c.least, comm::ReduceOp::kSum);
-  return c;
-}
+constexpr std::int64_t kMicroBatches = 4;
 
 double place_elements(const app::Deck& deck, std::int64_t place) {
   double n = 0;
@@ -76,25 +32,9 @@ double place_elements(const app::Deck& deck, std::int64_t place) {
   return n;
 }
 
-void expect_wire(const char* name, const app::Deck& deck, double method) {
-  const auto c = count(deck);
-  if (comm::Communicator::world().rank() == 0) {
-    std::printf(
-        "    %-28s method %9.0f B, wire %9.0f B: %.4f of it; %.4f of the least of all "
-        "calls\n",
-        name, method, c.sent, c.sent / method, c.sent / c.least);
-  }
-  EXPECT_GE(c.sent, method) << name << ": bytes are missing at the wire";
-  EXPECT_LE(c.sent, (1 + kExtra) * method) << name;
-}
-
-double ranks() {
-  return comm::Communicator::world().size();
-}
-
 TEST(Wire, data_parallel_and_zero_send_what_their_methods_need) {
   const double n = ranks(), m = kMicroBatches / n;
-  auto deck = wire_deck();
+  auto deck = wire_deck(kMicroBatches);
   const auto p = static_cast<double>(model::ParamTable(deck.model).elements());
   deck.grid.dp = static_cast<std::int64_t>(n);
   expect_wire("data parallel", deck, 2 * (n - 1) * p * kBytes);
@@ -117,7 +57,7 @@ TEST(Wire, data_parallel_and_zero_send_what_their_methods_need) {
 
 TEST(Wire, tensor_parallel_sends_two_all_reduces_a_layer_each_way) {
   const double n = ranks();
-  auto deck = wire_deck();
+  auto deck = wire_deck(kMicroBatches);
   deck.grid.tp = static_cast<std::int64_t>(n);
   const double reduces = 4 * kLayers + 2;  // and the embedding's forward, the head's backward
   expect_wire("tensor parallel", deck, 2 * (n - 1) * kStream * kBytes * reduces * kMicroBatches);
@@ -131,7 +71,7 @@ TEST(Wire, tensor_parallel_sends_two_all_reduces_a_layer_each_way) {
 
 TEST(Wire, pipeline_sends_the_stream_and_its_gradient) {
   const double p = ranks();
-  auto deck = wire_deck();
+  auto deck = wire_deck(kMicroBatches);
   deck.model.layers = 4;
   deck.grid.pp = static_cast<std::int64_t>(p);
   expect_wire("pipeline 1f1b", deck, 2 * (p - 1) * kStream * kBytes * kMicroBatches);
