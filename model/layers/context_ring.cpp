@@ -146,10 +146,12 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
   const auto dq = by_head(ctx, dq_sum);
   ctx.kernels.fill_zero(dq_sum);
   auto here = push_keys(ctx, saved.qkv), coming = ctx.push(ctx.scratch, 2 * c.kv_width());
-  // Of the keys that are here: what earlier ranks found, and with this rank's share.
+  // Gradients of this rank's keys, its own share of them first, and of the keys that are here: what
+  // earlier ranks found, and with this rank's share.
   const auto push_gradients = [&] {
     return ctx.scratch.push(accumulator, {ctx.tokens(), 2 * c.kv_width()});
   };
+  const auto own = push_gradients();
   auto share = push_gradients(), so_far = push_gradients();
   std::optional<Exchange> gradients;
 
@@ -158,7 +160,7 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
     std::optional<Exchange> exchange;
     if (more) exchange.emplace(ring, here, coming, kKeysTag);
     const ArenaScope inner(ctx.scratch);
-    const auto mine = push_gradients();
+    const auto mine = step == 0 ? own : step == 1 ? share : push_gradients();
     ctx.kernels.fill_zero(mine);
     const auto [k, v] = split_keys(ctx, here);
     const auto [dk, dv] = split_keys(ctx, mine);
@@ -171,23 +173,23 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
           attention_shape(ctx, query.begin, query.length, key.begin), dropout,
           /*accumulate=*/true);
     }
-    // The gradients of these keys follow them: they left the previous rank a step later.
+    // The gradients of these keys follow them: they left the previous rank a step later. They set
+    // out from the first rank that is not at home, and come home after size - 1 hops.
     if (gradients) {
       gradients->wait();
       ctx.kernels.add(so_far, mine);
       std::swap(share, so_far);
-    } else {
-      ctx.kernels.copy(share, mine);
     }
-    gradients.emplace(ring, share, so_far, kGradientsTag);
+    if (step > 0) gradients.emplace(ring, share, so_far, kGradientsTag);
     if (more) {
       exchange->wait();
       std::swap(here, coming);
     }
   }
   gradients->wait();  // home
+  ctx.kernels.add(own, so_far);
   ctx.kernels.copy(dqkv.slice(1, 0, c.q_width()), dq_sum);
-  ctx.kernels.copy(dqkv.slice(1, c.q_width(), 2 * c.kv_width()), so_far);
+  ctx.kernels.copy(dqkv.slice(1, c.q_width(), 2 * c.kv_width()), own);
 }
 
 }  // namespace ring
