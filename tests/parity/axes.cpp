@@ -1,5 +1,9 @@
 #include "axes.h"
 
+#include <map>
+
+#include "comm/random.h"
+
 namespace pg::testing {
 
 namespace {
@@ -102,6 +106,18 @@ std::vector<MatrixCase> context_cases(int ranks) {
   return all;
 }
 
+std::vector<MatrixCase> one_of_each(const std::vector<MatrixCase>& all, Core core) {
+  std::map<std::vector<int>, std::vector<std::size_t>> groups;
+  for (std::size_t i = 0; i < all.size(); ++i) groups[core(all[i])].push_back(i);
+  const auto key = comm::random_key(7, "test/one_of_each");
+  std::vector<MatrixCase> chosen;
+  for (const auto& [values, cases] : groups) {
+    const auto bits = comm::random_bits(key, 0, chosen.size());
+    chosen.push_back(all[cases[bits % cases.size()]]);
+  }
+  return chosen;
+}
+
 MatrixCase of_style(Style style, Feed feed) {
   MatrixCase c;
   c.style = style;
@@ -148,6 +164,24 @@ MatrixCase with_recompute(MatrixCase c, Recompute mode) {
 MatrixCase with_mask(MatrixCase c, Mask mask) {
   c.mask = mask;
   return c;
+}
+
+std::vector<MatrixCase> low_precision_axes() {
+  const auto top_k = with_experts(of_style(Style::kLlama, Feed::kTopK), 2);
+  const auto shared = with_experts(of_style(Style::kGpt2, Feed::kTopKShared), 2);
+  const auto llama = with_mask(of_style(Style::kLlama), Mask::kDocuments);
+  const auto gpt2 = of_style(Style::kGpt2);
+  return {
+      with_recompute(with_tensor(with_zero(top_k, 2, 3), 2, true), Recompute::kFull),
+      with_stages(with_zero(shared, 2, 1), 2, ScheduleKind::kInterleaved),
+      with_context(top_k, 4, ContextMethod::kRing),
+      with_tensor(with_context(llama, 4, ContextMethod::kRing), 2, true),
+      with_zero(with_context(gpt2, 3, ContextMethod::kUlysses), 2, 3),
+      with_zero(with_context(llama, 4, ContextMethod::kUlysses), 2, 1),
+      with_recompute(
+          with_stages(with_context(gpt2, 4, ContextMethod::kAllGather), 2, ScheduleKind::k1F1B),
+          Recompute::kSelective),
+  };
 }
 
 }  // namespace pg::testing

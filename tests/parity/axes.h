@@ -12,6 +12,14 @@ std::vector<MatrixCase> expert_cases(int ranks);
 // Each method on cp 2, 3, 4 with each mask, alone and with dp, tp and pp; dense.
 std::vector<MatrixCase> context_cases(int ranks);
 
+// Of cases that agree in `core` one, drawn at random: the full product of the core's factors, mixed
+// with all others.
+using Core = std::vector<int> (*)(const MatrixCase& c);
+std::vector<MatrixCase> one_of_each(const std::vector<MatrixCase>& all, Core core);
+
+// A few of both, for fp32 and bf16.
+std::vector<MatrixCase> low_precision_axes();
+
 // Short ways to write one down: a sequence a micro-batch.
 MatrixCase of_style(Style style, Feed feed = Feed::kDense);
 MatrixCase with_experts(MatrixCase c, int ep);

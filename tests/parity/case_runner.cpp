@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -75,6 +76,62 @@ void CaseRunner::expect_parity(const std::vector<MatrixCase>& cases) {
       cases.size(), seconds(), worst.worst_gradient, kFp64.gradient, worst.worst_loss,
       worst.worst_norm, worst.worst_aux, kFp64.loss);
   std::fflush(stdout);
+}
+
+void CaseRunner::expect_parity_in_fp32(const std::vector<MatrixCase>& cases) {
+  ParityResult worst;
+  for (const auto& c : cases) {
+    const auto result =
+        pg::testing::compare(deck(c, DType::kF32), c.ranks(), reference(c, DType::kF32), kFp32);
+    EXPECT_LE(result.worst_gradient, kFp32.gradient) << c.name() << ": " << result.worst_parameter;
+    EXPECT_LE(result.worst_loss, kFp32.loss) << c.name();
+    worst.worst_gradient = std::max(worst.worst_gradient, result.worst_gradient);
+    worst.worst_loss = std::max(worst.worst_loss, result.worst_loss);
+    worst.worst_norm = std::max(worst.worst_norm, result.worst_norm);
+  }
+  if (!root()) return;
+  fmt::print("    worst gradient {:.1e} of {:.0e}, worst loss {:.1e} of {:.0e}, norm {:.1e}\n",
+             worst.worst_gradient, kFp32.gradient, worst.worst_loss, kFp32.loss, worst.worst_norm);
+}
+
+void CaseRunner::expect_as_close_in_bf16(const std::vector<MatrixCase>& cases) {
+  constexpr int kSeeds = 12;
+  constexpr std::int64_t kFewSteps = 4;
+  std::vector<RunError> one(cases.size()), grid(cases.size());
+  const auto add = [](RunError& sum, const RunError& e) {
+    sum.loss += e.loss * e.loss / kSeeds;
+    sum.gradient += e.gradient * e.gradient / kSeeds;
+  };
+  for (int seed = 1; seed <= kSeeds; ++seed) {
+    std::map<std::string, Trace> exact, single;
+    const auto seeded = [&](const MatrixCase& c, DType type) {
+      auto d = deck(c, type);
+      d.run.seed = seed;
+      return d;
+    };
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      const auto model = cases[i].model();
+      if (!exact.contains(model)) {
+        exact[model] = one_rank(seeded(cases[i], DType::kF64), kFewSteps);
+        single[model] = one_rank(seeded(cases[i], DType::kBF16), kFewSteps);
+      }
+      add(one[i], error_of(single[model], exact[model]));
+      add(grid[i], error_on_grid(seeded(cases[i], DType::kBF16), cases[i].ranks(), exact[model]));
+    }
+  }
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const double loss = std::sqrt(grid[i].loss / one[i].loss);
+    const double gradient = std::sqrt(grid[i].gradient / one[i].gradient);
+    EXPECT_LT(std::sqrt(one[i].gradient), 0.05) << cases[i].name();
+    EXPECT_LE(loss, 1.5) << cases[i].name();
+    EXPECT_LE(gradient, 1.5) << cases[i].name();
+    if (!root()) continue;
+    fmt::print(
+        "    {:<76} error over one rank's: losses {:.2f}, gradients {:.2f} of 1.5; of one "
+        "rank {:.3f}\n",
+        cases[i].name(), loss, gradient, std::sqrt(one[i].gradient));
+    std::fflush(stdout);
+  }
 }
 
 void expect_parity_at(const std::vector<Edge>& edges, const CaseRunner& runner) {

@@ -81,6 +81,24 @@ TEST(Context, fp64_is_the_same_at_the_edges) {
   expect_parity_at(edges, runner());
 }
 
+// Rings and exchanges inside pipelines. Run a second time with every send a rendezvous: nothing may
+// deadlock.
+TEST(ContextWait, rings_and_exchanges_of_any_size_never_deadlock) {
+  const auto llama = with_mask(of_style(Style::kLlama), Mask::kCausal);
+  const auto gpt2 = with_mask(of_style(Style::kGpt2), Mask::kDocuments);
+  const auto of_two = [](MatrixCase c) {
+    c.sequences = 2;
+    return c;
+  };
+  runner().expect_parity({
+      of_two(with_context(llama, 4, kRing)),
+      with_stages(with_context(gpt2, 3, kRing), 2, ScheduleKind::k1F1B),
+      of_two(with_stages(with_context(gpt2, 4, kRing), 2, ScheduleKind::kInterleaved)),
+      with_zero(with_stages(with_context(llama, 4, kUlysses), 2, ScheduleKind::k1F1B), 1, 3),
+      of_two(with_stages(with_context(gpt2, 4, kAllGather), 2, ScheduleKind::kGPipe)),
+  });
+}
+
 TEST(ContextControl, a_broken_part_of_a_sequence_is_found) {
   const auto llama = with_mask(of_style(Style::kLlama), Mask::kCausal);
   const auto gpt2 = with_mask(of_style(Style::kGpt2), Mask::kDocuments);

@@ -135,6 +135,24 @@ TEST(Experts, fp64_is_the_same_at_the_edges) {
   expect_parity_at(edges, runner());
 }
 
+// Exchanges between stages, ring steps and the sums of ZeRO. Run a second time with every send a
+// rendezvous: nothing may deadlock.
+TEST(ExpertsWait, exchanges_of_any_size_never_deadlock) {
+  const auto top_k = of_style(kLlama, Feed::kTopK), shared = of_style(kGpt2, Feed::kTopKShared);
+  const auto of_two = [](MatrixCase c) {
+    c.sequences = 2;
+    return c;
+  };
+  runner().expect_parity({
+      with_zero(with_experts(top_k, 4), 2, 3),
+      with_stages(with_experts(top_k, 4), 2, ScheduleKind::kInterleaved),
+      with_stages(with_zero(with_experts(shared, 2), 2, 2), 2, ScheduleKind::k1F1B),
+      of_two(with_context(with_experts(shared, 2), 4, ContextMethod::kRing)),
+      with_stages(with_context(with_experts(top_k, 2), 2, ContextMethod::kRing), 2,
+                  ScheduleKind::kGPipe),
+  });
+}
+
 TEST(ExpertsControl, a_sum_over_the_wrong_ranks_is_found) {
   const auto top_k = of_style(kLlama, Feed::kTopK);
   const auto on_gpt2 = of_style(kGpt2, Feed::kTopKCapacity);
