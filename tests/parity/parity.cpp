@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
+#include <stdexcept>
 
 namespace pg::testing {
 
@@ -22,15 +24,32 @@ bool raise(double& worst, double d) {
   return true;
 }
 
+// Calls use(communicator) on the first ranks. What all of them throw is thrown on every rank: the
+// others would wait for ever.
+template <class Use>
+void on_first_ranks(int ranks, Use use) {
+  const auto world = comm::Communicator::world();
+  const bool inside = world.rank() < ranks;
+  const auto part = world.split(inside ? 0 : -1, world.rank());
+  std::exception_ptr failure;
+  try {
+    if (inside) use(part);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  const auto group = comm::make_mpi_group(world, "parity");
+  const std::int64_t failed = failure ? 1 : 0;
+  if (comm::all_reduce(*group, failed, comm::ReduceOp::kMax) == 0) return;
+  if (failure) std::rethrow_exception(failure);
+  throw std::runtime_error("the ranks of the case have failed");
+}
+
 }  // namespace
 
 ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
                      const ParityBounds& bounds, const model::Sabotage& sabotage) {
-  const auto world = comm::Communicator::world();
-  const bool inside = world.rank() < ranks;
-  const auto part = world.split(inside ? 0 : -1, world.rank());
   ParityResult result;
-  if (inside) {
+  on_first_ranks(ranks, [&](const comm::Communicator& part) {
     const auto steps = static_cast<std::int64_t>(reference.losses.size());
     const auto trace = train(part, deck, steps, sabotage);
 
@@ -52,9 +71,9 @@ ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
       }
     }
     result.same_drops = trace.dropped == reference.dropped;
-  }
+  });
   // Ranks outside take part in nothing; all need one verdict.
-  const auto group = comm::make_mpi_group(world, "parity");
+  const auto group = comm::make_mpi_group(comm::Communicator::world(), "parity");
   result.worst_gradient = comm::all_reduce(*group, result.worst_gradient, comm::ReduceOp::kMax);
   result.worst_loss = comm::all_reduce(*group, result.worst_loss, comm::ReduceOp::kMax);
   result.worst_norm = comm::all_reduce(*group, result.worst_norm, comm::ReduceOp::kMax);
@@ -75,14 +94,11 @@ RunError error_of(const Trace& trace, const Trace& exact) {
 }
 
 RunError error_on_grid(const app::Deck& deck, int ranks, const Trace& exact) {
-  const auto world = comm::Communicator::world();
-  const bool inside = world.rank() < ranks;
-  const auto part = world.split(inside ? 0 : -1, world.rank());
   RunError error;
-  if (inside) {
+  on_first_ranks(ranks, [&](const comm::Communicator& part) {
     error = error_of(train(part, deck, static_cast<std::int64_t>(exact.losses.size())), exact);
-  }
-  const auto group = comm::make_mpi_group(world, "parity");
+  });
+  const auto group = comm::make_mpi_group(comm::Communicator::world(), "parity");
   error.loss = comm::all_reduce(*group, error.loss, comm::ReduceOp::kMax);
   error.gradient = comm::all_reduce(*group, error.gradient, comm::ReduceOp::kMax);
   return error;
