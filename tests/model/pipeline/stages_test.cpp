@@ -183,5 +183,30 @@ TEST(LayerCosts, embeddings_weigh_less_than_a_block) {
   EXPECT_EQ(learned.block, rope.block);
 }
 
+// Blocks with and without experts: a block is their mean, of the experts a token meets top_k; the
+// head stays what it was.
+TEST(LayerCosts, blocks_with_and_without_experts_count_as_their_mean) {
+  ModelConfig config;
+  config.layers = 6;
+  config.hidden = 64;
+  config.heads = config.kv_heads = 4;
+  config.head_dim = 16;
+  config.ffn = 96;
+  config.vocab = 1000;
+  config.max_seq = 32;
+  const auto dense = layer_costs(config, 32);
+  config.moe.experts = 8;
+  config.moe.top_k = 2;
+  config.moe.ffn = 48;
+  config.moe.shared_experts = 1;
+  // The router, two experts and a shared one of half the dense width, where 96 were.
+  const double more = 6 * (8.0 * 64 + 3.0 * 64 * (3 * 48 - 96));
+  EXPECT_DOUBLE_EQ(layer_costs(config, 32).block, dense.block + more);
+  EXPECT_DOUBLE_EQ(layer_costs(config, 32).head, dense.head);
+  config.moe.every = 3;
+  EXPECT_DOUBLE_EQ(layer_costs(config, 32).block, dense.block + more / 3);
+  EXPECT_DOUBLE_EQ(layer_costs(config, 32).head, dense.head);
+}
+
 }  // namespace
 }  // namespace pg::model
