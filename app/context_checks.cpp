@@ -14,18 +14,6 @@ namespace {
 
 using model::ContextMethod;
 
-const char* method_name(ContextMethod method) {
-  switch (method) {
-    case ContextMethod::kRing:
-      return "ring";
-    case ContextMethod::kUlysses:
-      return "ulysses";
-    case ContextMethod::kAllGather:
-      return "allgather";
-  }
-  return "?";
-}
-
 // Parts of equal length that a sequence is cut into: zigzag gives each rank two.
 std::int64_t chunks_of(ContextMethod method, std::int64_t cp) {
   return cp == 1 || method == ContextMethod::kUlysses ? cp : 2 * cp;
@@ -69,7 +57,7 @@ std::string legal_cp(const Deck& deck) {
        {ContextMethod::kRing, ContextMethod::kUlysses, ContextMethod::kAllGather}) {
     if (other != method && fits(deck, other, deck.grid.cp) &&
         deck.train.seq % unit_of(deck, other, deck.grid.cp) == 0) {
-      others.push_back(fmt::format("\"{}\"", method_name(other)));
+      others.push_back(fmt::format("\"{}\"", model::context_method_name(other)));
     }
   }
   auto text = io::comma_list(legal);
@@ -81,7 +69,7 @@ std::string legal_cp(const Deck& deck) {
 std::string cp_problem(const Deck& deck) {
   const auto cp = deck.grid.cp, seq = deck.train.seq;
   const auto method = deck.context.method;
-  const auto* name = method_name(method);
+  const auto* name = model::context_method_name(method);
   if (method == ContextMethod::kUlysses) {
     const Heads heads(deck);
     const auto shared = [&](const char* key, std::int64_t all) {
