@@ -11,18 +11,6 @@ namespace {
 using model::MoeConfig;
 using model::RouterKind;
 
-const char* router_name(RouterKind router) {
-  switch (router) {
-    case RouterKind::kTopK:
-      return "top_k";
-    case RouterKind::kSwitch:
-      return "switch";
-    case RouterKind::kExpertChoice:
-      return "expert_choice";
-  }
-  return "?";
-}
-
 // Refuses a key that has been refused by nobody yet.
 void refuse(io::DeckReader& reader, const char* key, const std::string& what) {
   if (reader.sound({key})) reader.refuse(key, what);
@@ -105,6 +93,18 @@ void check_expert_sizes(const Deck& deck, io::DeckReader& reader) {
 }
 
 }  // namespace
+
+const char* router_name(RouterKind router) {
+  switch (router) {
+    case RouterKind::kTopK:
+      return "top_k";
+    case RouterKind::kSwitch:
+      return "switch";
+    case RouterKind::kExpertChoice:
+      return "expert_choice";
+  }
+  return "?";
+}
 
 bool has_dense_blocks(const model::ModelConfig& model) {
   return model.moe.experts == 0 || model.moe.every > 1;

@@ -14,6 +14,8 @@ bool has_dense_blocks(const model::ModelConfig& model);
 bool has_expert_blocks(const model::ModelConfig& model);
 std::int64_t expert_blocks(const model::ModelConfig& model);
 
+const char* router_name(model::RouterKind router);  // as decks write it
+
 // grid.ep on this model.
 void add_expert_axis_problem(const Deck& deck, std::vector<CutProblem>& problems);
 

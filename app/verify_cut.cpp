@@ -24,10 +24,6 @@ struct Demand {
   bool fits() const { return needed <= usable; }
 };
 
-std::int64_t most(const MemoryPlan& plan) {
-  return plan.total - plan.activations + plan.activations_most;
-}
-
 // Of the host that has the least to spare. First rank 0 alone trains the reference and keeps its
 // gradients; then the grid trains, and each gradient tensor is put together on every rank, in a
 // buffer that MPI may copy once. Fresh routers may ask for one rank's experts alone.
@@ -45,11 +41,12 @@ Demand demand(const Deck& deck, const comm::GridShape& grid, std::span<const Ver
   for (const auto& host : hosts) {
     std::int64_t ranks_need = 0;
     for (std::size_t stage = 0; stage < stages.size(); ++stage) {
-      ranks_need += host.ranks_of_stage[stage] * (most(stages[stage]) + 2 * kElement * largest);
+      ranks_need +=
+          host.ranks_of_stage[stage] * (stages[stage].total_most() + 2 * kElement * largest);
     }
     Demand here;
-    here.needed = host.has_rank_0 ? kept + std::max(most(alone), ranks_need) : ranks_need;
-    here.by_one_rank = host.has_rank_0 && most(alone) > ranks_need;
+    here.needed = host.has_rank_0 ? kept + std::max(alone.total_most(), ranks_need) : ranks_need;
+    here.by_one_rank = host.has_rank_0 && alone.total_most() > ranks_need;
     here.usable = static_cast<std::int64_t>(kUsableShare * static_cast<double>(host.available));
     const auto spare = here.usable - here.needed;
     if (&host == &hosts.front() || spare < least_spare) {
