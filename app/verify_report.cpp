@@ -96,8 +96,10 @@ LayerDeviations::LayerDeviations(const model::ModelConfig& config, double larges
 }
 
 std::size_t LayerDeviations::layer_of(std::int64_t place) const {
-  // The table's places: tokens, the blocks, the head; and behind them learned positions.
-  return place <= blocks_ + 1 ? static_cast<std::size_t>(place) : 0;
+  // The table's places: tokens, the blocks, the head; behind them learned positions, and the
+  // experts of each block.
+  if (place <= blocks_ + 1) return static_cast<std::size_t>(place);
+  return static_cast<std::size_t>(std::max<std::int64_t>(place - (blocks_ + 2), 0));
 }
 
 void LayerDeviations::add(const model::ParamSpec& spec, std::span<const double> grid,

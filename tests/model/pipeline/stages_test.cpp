@@ -183,29 +183,23 @@ TEST(LayerCosts, embeddings_weigh_less_than_a_block) {
   EXPECT_EQ(learned.block, rope.block);
 }
 
-// Blocks with and without experts: a block is their mean, of the experts a token meets top_k; the
-// head stays what it was.
-TEST(LayerCosts, blocks_with_and_without_experts_count_as_their_mean) {
-  ModelConfig config;
-  config.layers = 6;
-  config.hidden = 64;
-  config.heads = config.kv_heads = 4;
-  config.head_dim = 16;
-  config.ffn = 96;
-  config.vocab = 1000;
-  config.max_seq = 32;
+// A token meets top_k of the experts, the router and the shared ones.
+TEST(LayerCosts, are_the_mean_of_dense_blocks_and_those_of_experts) {
+  auto config = llama_like();
   const auto dense = layer_costs(config, 32);
   config.moe.experts = 8;
   config.moe.top_k = 2;
-  config.moe.ffn = 48;
+  config.moe.ffn = 1000;
   config.moe.shared_experts = 1;
-  // The router, two experts and a shared one of half the dense width, where 96 were.
-  const double more = 6 * (8.0 * 64 + 3.0 * 64 * (3 * 48 - 96));
-  EXPECT_DOUBLE_EQ(layer_costs(config, 32).block, dense.block + more);
-  EXPECT_DOUBLE_EQ(layer_costs(config, 32).head, dense.head);
-  config.moe.every = 3;
-  EXPECT_DOUBLE_EQ(layer_costs(config, 32).block, dense.block + more / 3);
-  EXPECT_DOUBLE_EQ(layer_costs(config, 32).head, dense.head);
+  const double experts = dense.block + 6.0 * (8 * 64 + 3 * 3000.0 * 64 - 3 * 96.0 * 64);
+  EXPECT_EQ(layer_costs(config, 32).block, experts);
+  EXPECT_EQ(layer_costs(config, 32).head, dense.head);
+  for (const std::int64_t every : {2, 4}) {
+    config.moe.every = every;
+    const auto n = static_cast<double>(every);
+    EXPECT_EQ(layer_costs(config, 32).block, ((n - 1) * dense.block + experts) / n);
+    EXPECT_EQ(layer_costs(config, 32).head, dense.head);
+  }
 }
 
 }  // namespace
