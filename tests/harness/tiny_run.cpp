@@ -1,7 +1,9 @@
 #include "harness/tiny_run.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <span>
 
 #include "app/gather_tensor.h"
 #include "comm/random.h"
@@ -16,27 +18,59 @@ fs::path scratch_folder(const std::string& name) {
   return folder;
 }
 
-fs::path make_tokens(const comm::Communicator& world, const std::string& name, std::int64_t tokens,
-                     std::int64_t vocab, std::int64_t seed) {
+namespace {
+
+std::vector<std::int32_t> learnable_ids(std::int64_t tokens, std::int64_t vocab,
+                                        std::int64_t seed) {
+  const auto key = comm::random_key(static_cast<std::uint64_t>(seed), "test/tokens");
+  std::vector<std::int32_t> ids;
+  std::int64_t id = 0;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    const auto bits = comm::random_bits(key, 0, static_cast<std::uint64_t>(i));
+    // Three in four follow a rule, one in four is anything.
+    id = bits % 4 != 0 ? (id * 7 + 3) % vocab : static_cast<std::int64_t>(bits / 4) % vocab;
+    ids.push_back(static_cast<std::int32_t>(id));
+  }
+  return ids;
+}
+
+// Rank 0 writes documents of next_length() tokens, the last one shorter; the others wait.
+template <class NextLength>
+fs::path write_tokens(const comm::Communicator& world, const std::string& name, std::int64_t vocab,
+                      const std::vector<std::int32_t>& ids, NextLength next_length) {
   const auto group = comm::make_mpi_group(world, "make_tokens");
   const auto path = scratch_folder("tokens") / (name + ".h5");
   if (group->rank() == 0) {
     fs::remove(path);
-    const auto key = comm::random_key(static_cast<std::uint64_t>(seed), "test/tokens");
-    std::vector<std::int32_t> ids;
-    std::int64_t id = 0;
-    for (std::int64_t i = 0; i < tokens; ++i) {
-      const auto bits = comm::random_bits(key, 0, static_cast<std::uint64_t>(i));
-      // Three in four follow a rule, one in four is anything.
-      id = bits % 4 != 0 ? (id * 7 + 3) % vocab : static_cast<std::int64_t>(bits / 4) % vocab;
-      ids.push_back(static_cast<std::int32_t>(id));
-    }
     io::TokenFileWriter writer(path, vocab, "bytes", "made up for a test");
-    writer.add_document(ids);
+    for (std::span<const std::int32_t> rest(ids); !rest.empty();) {
+      const auto length = std::min(rest.size(), static_cast<std::size_t>(next_length()));
+      writer.add_document(rest.first(length));
+      rest = rest.subspan(length);
+    }
     writer.finish();
   }
   group->barrier();
   return path;
+}
+
+}  // namespace
+
+fs::path make_tokens(const comm::Communicator& world, const std::string& name, std::int64_t tokens,
+                     std::int64_t vocab, std::int64_t seed) {
+  return write_tokens(world, name, vocab, learnable_ids(tokens, vocab, seed),
+                      [&] { return tokens; });
+}
+
+fs::path make_documents(const comm::Communicator& world, const std::string& name,
+                        std::int64_t tokens, std::int64_t vocab, std::int64_t seed,
+                        std::int64_t longest) {
+  const auto key = comm::random_key(static_cast<std::uint64_t>(seed), "test/documents");
+  std::uint64_t document = 0;
+  return write_tokens(world, name, vocab, learnable_ids(tokens, vocab, seed), [&] {
+    const auto bits = comm::random_bits(key, 0, document++);
+    return bits % 4 == 0 ? 1 : 1 + static_cast<std::int64_t>(bits / 4) % longest;
+  });
 }
 
 namespace {
@@ -133,6 +167,8 @@ Trace train(const comm::Communicator& world, const app::Deck& deck, std::int64_t
     const auto result = trainer.step();
     trace.losses.push_back(result.loss);
     trace.grad_norms.push_back(result.grad_norm);
+    trace.aux_losses.push_back(result.aux_loss);
+    trace.dropped.push_back(result.moe.dropped_share());
     if (i == 0) trace.first_gradients = gather(grid, trainer.params().gradient_records());
   }
   trace.state = logical_state(grid, trainer);

@@ -22,6 +22,11 @@ std::filesystem::path scratch_folder(const std::string& name);
 std::filesystem::path make_tokens(const comm::Communicator& world, const std::string& name,
                                   std::int64_t tokens, std::int64_t vocab, std::int64_t seed);
 
+// The same as many documents of 1 to `longest` tokens, a quarter of them of one token.
+std::filesystem::path make_documents(const comm::Communicator& world, const std::string& name,
+                                     std::int64_t tokens, std::int64_t vocab, std::int64_t seed,
+                                     std::int64_t longest);
+
 // Llama-style: RMSNorm, rotary, SwiGLU, 6 query heads on 2 KV heads; odd sizes. GPT-2-style:
 // LayerNorm, learned positions, GELU, biases, dropout 0.1, tied. Both 2 layers deep, vocabulary 61,
 // seq 12.
@@ -30,6 +35,7 @@ app::Deck gpt2_deck(const std::filesystem::path& tokens, DType precision);
 
 struct Trace {
   std::vector<double> losses, grad_norms;
+  std::vector<double> aux_losses, dropped;  // of routers: their losses, shares of dropped pairs
   // Gradients of the first step by parameter, as they enter the optimizer (summed over replicas).
   std::map<std::string, std::vector<double>> first_gradients;
   // Exact weights and moments by their checkpoint names, after the last step.

@@ -8,6 +8,7 @@ namespace pg::testing {
 Trace one_rank(app::Deck deck, std::int64_t steps) {
   deck.grid = {};
   deck.pipeline = {};
+  deck.context = {};
   deck.recompute = {};
   return train(comm::Communicator::self(), deck, steps);
 }
@@ -46,13 +47,20 @@ ParityResult compare(const app::Deck& deck, int ranks, const Trace& reference,
       const double d = std::abs(trace.losses[i] / reference.losses[i] - 1.0);
       if (raise(result.worst_loss, d)) result.worst_step = static_cast<std::int64_t>(i) + 1;
       raise(result.worst_norm, std::abs(trace.grad_norms[i] / reference.grad_norms[i] - 1.0));
+      if (const double aux = reference.aux_losses[i]; aux != 0.0 || trace.aux_losses[i] != 0.0) {
+        raise(result.worst_aux, std::abs(trace.aux_losses[i] / aux - 1.0));
+      }
     }
+    result.same_drops = trace.dropped == reference.dropped;
   }
   // Ranks outside take part in nothing; all need one verdict.
   const auto group = comm::make_mpi_group(world, "parity");
   result.worst_gradient = comm::all_reduce(*group, result.worst_gradient, comm::ReduceOp::kMax);
   result.worst_loss = comm::all_reduce(*group, result.worst_loss, comm::ReduceOp::kMax);
   result.worst_norm = comm::all_reduce(*group, result.worst_norm, comm::ReduceOp::kMax);
+  result.worst_aux = comm::all_reduce(*group, result.worst_aux, comm::ReduceOp::kMax);
+  const std::int64_t differs = result.same_drops ? 0 : 1;
+  result.same_drops = comm::all_reduce(*group, differs, comm::ReduceOp::kMax) == 0;
   return result;
 }
 

@@ -13,17 +13,18 @@ namespace pg::testing {
 struct ParityBounds {
   double gradient = 0;        // relative Frobenius, each parameter of the first step
   double gradient_floor = 0;  // of the largest gradient's norm: below it only noise is compared
-  double loss = 0;            // relative, each step
+  double loss = 0;            // relative, each step; of routers' losses too
   double norm = INFINITY;     // the gradient norm's, relative, each step
 };
 
 struct ParityResult {
-  double worst_gradient = 0, worst_loss = 0, worst_norm = 0;
+  double worst_gradient = 0, worst_loss = 0, worst_norm = 0, worst_aux = 0;
+  bool same_drops = true;  // of every step, to the last token
   std::string worst_parameter;
   std::int64_t worst_step = 0;
   bool within(const ParityBounds& bounds) const {
     return worst_gradient <= bounds.gradient && worst_loss <= bounds.loss &&
-           worst_norm <= bounds.norm;
+           worst_norm <= bounds.norm && worst_aux <= bounds.loss && same_drops;
   }
 };
 
