@@ -142,26 +142,32 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
   const auto accumulator = ctx.params.accumulator();
   const auto q = split_heads(saved.qkv, ctx.batch.sequences, c.heads, c.kv_heads).q;
   const auto o = by_head(ctx, saved.o), d_o = by_head(ctx, d_out);
-  const auto dq_sum = ctx.scratch.push(accumulator, {ctx.tokens(), c.q_width()});
-  const auto dq = by_head(ctx, dq_sum);
-  ctx.kernels.fill_zero(dq_sum);
   auto here = push_keys(ctx, saved.qkv), coming = ctx.push(ctx.scratch, 2 * c.kv_width());
   // Of the keys that are here: what earlier ranks found, and with this rank's share.
-  const auto push_gradients = [&] {
-    return ctx.scratch.push(accumulator, {ctx.tokens(), 2 * c.kv_width()});
+  const auto push_sum = [&](std::int64_t width) {
+    return ctx.scratch.push(accumulator, {ctx.tokens(), width});
   };
-  auto share = push_gradients(), so_far = push_gradients();
+  auto share = push_sum(2 * c.kv_width()), so_far = push_sum(2 * c.kv_width());
+  // Where nothing is rounded, sums are made in their columns of dqkv: the queries', and until the
+  // keys' are home those that this rank finds in a step.
+  const auto queries = dqkv.slice(1, 0, c.q_width());
+  const auto keys = dqkv.slice(1, c.q_width(), 2 * c.kv_width());
+  const bool rounds = ctx.params.compute() != accumulator;
+  const auto dq_sum = rounds ? push_sum(c.q_width()) : queries;
+  const auto mine = rounds ? push_sum(2 * c.kv_width()) : keys;
+  const auto dq = by_head(ctx, dq_sum);
+  ctx.kernels.fill_zero(dq_sum);
   std::optional<Exchange> gradients;
 
   for (int step = 0; step < ring.size; ++step) {
     const bool more = step + 1 < ring.size;
     std::optional<Exchange> exchange;
     if (more) exchange.emplace(ring, here, coming, kKeysTag);
-    const ArenaScope inner(ctx.scratch);
-    const auto mine = push_gradients();
-    ctx.kernels.fill_zero(mine);
+    // Nobody was before this rank at its own keys.
+    const auto found = step == 0 ? share : mine;
+    ctx.kernels.fill_zero(found);
     const auto [k, v] = split_keys(ctx, here);
-    const auto [dk, dv] = split_keys(ctx, mine);
+    const auto [dk, dv] = split_keys(ctx, found);
     for (const auto& tile :
          ring_tiles(ctx.context.runs(), ctx.context.runs_of(ring.owner(step)), c.window)) {
       const auto& [query, key] = tile;
@@ -176,8 +182,6 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
       gradients->wait();
       ctx.kernels.add(so_far, mine);
       std::swap(share, so_far);
-    } else {
-      ctx.kernels.copy(share, mine);
     }
     gradients.emplace(ring, share, so_far, kGradientsTag);
     if (more) {
@@ -186,8 +190,8 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
     }
   }
   gradients->wait();  // home
-  ctx.kernels.copy(dqkv.slice(1, 0, c.q_width()), dq_sum);
-  ctx.kernels.copy(dqkv.slice(1, c.q_width(), 2 * c.kv_width()), so_far);
+  if (rounds) ctx.kernels.copy(queries, dq_sum);
+  ctx.kernels.copy(keys, so_far);
 }
 
 }  // namespace ring
