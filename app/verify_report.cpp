@@ -145,6 +145,7 @@ std::string verify_header(const Deck& asked, const VerifyDeck& run, const comm::
   auto text = fmt::format("pentagrid verify: {}\n", d.run.name);
   text += row("grid", grid_text(d, grid));
   if (d.grid.pp > 1) text += row("pipeline", pipeline_text(d));
+  if (d.model.moe.experts > 0) text += row("experts", experts_text(d.model));
   if (d.recompute.mode != model::Recompute::kNone) {
     text += row("recompute", recompute_text(d.recompute));
   }
