@@ -13,10 +13,10 @@
 namespace pg::app {
 namespace {
 
-std::string byte_line(const char* what, std::int64_t bytes) {
+std::string byte_line(const char* what, std::int64_t bytes, const char* note = "") {
   constexpr double kMiB = 1 << 20;
-  return fmt::format("#   {:<14}{:>22}  {:>12.1f} MiB\n", what, count_text(bytes),
-                     static_cast<double>(bytes) / kMiB);
+  return fmt::format("#   {:<14}{:>22}  {:>12.1f} MiB{}\n", what, count_text(bytes),
+                     static_cast<double>(bytes) / kMiB, note);
 }
 
 // The layers of each stage, and how long the stages would wait for each other if a block took the
@@ -55,8 +55,9 @@ std::string check_report(const Deck& deck, int ranks) {
   const auto& train = deck.train;
   const auto batch_ranks = grid.size(comm::kBatch);
   std::string out = deck.resolved;
-  out += fmt::format("\n# grid    {} = {} ranks\n", grid.text(), ranks);
-  out += fmt::format("# model   {} parameters\n", count_text(plan.parameters));
+  out += fmt::format("\n# grid    {} = {} ranks\n", axes_text(deck, grid), ranks);
+  out += fmt::format("# model   {}\n", parameters_text(deck.model, plan.parameters));
+  if (deck.model.moe.experts > 0) out += fmt::format("# experts {}\n", experts_text(deck.model));
   out += fmt::format(
       "# batch   {} sequences = {} ranks x {} micro-batches x {}; {} tokens a step\n",
       train.global_batch, batch_ranks, train.global_batch / (batch_ranks * train.micro_batch),
@@ -73,12 +74,11 @@ std::string check_report(const Deck& deck, int ranks) {
   out += byte_line("moments", plan.moments);
   if (plan.slots > 0) out += byte_line("places in use", plan.slots);
   out += byte_line("activations", plan.activations);
-  if (plan.activations_most > plan.activations) {
-    out += byte_line("  at the most", plan.activations_most);
-  }
   out += byte_line("packed copies", plan.packed);
   if (plan.communication > 0) out += byte_line("communication", plan.communication);
-  out += byte_line("total", plan.total);
+  if (plan.activations_most == plan.activations) return out + byte_line("total", plan.total);
+  out += byte_line("total", plan.total, "  if all experts are asked for alike");
+  out += byte_line("at the most", plan.total_most(), "  if all tokens ask for one rank's experts");
   return out;
 }
 

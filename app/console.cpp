@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <array>
 
-#include "model/param_table.h"
+#include "app/expert_checks.h"
+#include "model/flops.h"
 
 namespace pg::app {
 
@@ -28,8 +29,9 @@ std::string hosts_text(std::vector<std::string> hosts) {
 }
 
 std::string model_text(const model::ModelConfig& m) {
-  return fmt::format("{} layers, hidden {}, {} heads ({} kv) of {}, ffn {}, vocab {}; {}, {}, {}{}",
-                     m.layers, m.hidden, m.heads, m.kv_heads, m.head_dim, m.ffn, m.vocab,
+  const auto ffn = has_dense_blocks(m) ? fmt::format("ffn {}, ", m.ffn) : std::string();
+  return fmt::format("{} layers, hidden {}, {} heads ({} kv) of {}, {}vocab {}; {}, {}, {}{}",
+                     m.layers, m.hidden, m.heads, m.kv_heads, m.head_dim, ffn, m.vocab,
                      m.norm == model::NormKind::kRmsNorm ? "rmsnorm" : "layernorm",
                      m.activation == model::Activation::kSwiGlu ? "swiglu" : "gelu",
                      m.position == model::PositionKind::kRope ? "rope" : "learned positions",
@@ -56,10 +58,43 @@ std::string count_text(std::int64_t count) {
   return digits;
 }
 
+std::string axes_text(const Deck& deck, const comm::GridShape& grid) {
+  if (deck.grid.cp == 1) return grid.text();
+  return fmt::format("{} ({})", grid.text(), model::context_method_name(deck.context.method));
+}
+
 std::string grid_text(const Deck& deck, const comm::GridShape& grid) {
   const bool sequence = deck.grid.sequence_parallel && deck.grid.tp > 1;
-  return fmt::format("{}, zero {}{}", grid.text(), deck.grid.zero,
+  return fmt::format("{}, zero {}{}", axes_text(deck, grid), deck.grid.zero,
                      sequence ? ", sequence parallel" : "");
+}
+
+std::string experts_text(const model::ModelConfig& model) {
+  const auto& moe = model.moe;
+  if (moe.experts == 0) return "";
+  auto text = fmt::format("{} experts of {}, ", moe.experts, moe.ffn);
+  switch (moe.router) {
+    case model::RouterKind::kTopK:
+      text += fmt::format("top {} a token{}", moe.top_k, moe.renormalize ? ", renormalized" : "");
+      break;
+    case model::RouterKind::kSwitch:
+      text += "switch to 1 a token";
+      break;
+    case model::RouterKind::kExpertChoice:
+      text += fmt::format("expert choice, {} a token on average", moe.top_k);
+      break;
+  }
+  if (moe.shared_experts > 0) text += fmt::format(", {} shared", moe.shared_experts);
+  if (moe.capacity_factor > 0) text += fmt::format(", capacity factor {}", moe.capacity_factor);
+  if (moe.every == 1) return text + "; every block";
+  return text + fmt::format("; 1 block in {}", moe.every);
+}
+
+std::string parameters_text(const model::ModelConfig& model, std::int64_t parameters) {
+  const auto all = count_text(parameters) + " parameters";
+  if (model.moe.experts == 0) return all;
+  return fmt::format("{}, {} of them active a token", all,
+                     count_text(model::active_parameters(model)));
 }
 
 std::string pipeline_text(const Deck& deck) {
@@ -84,7 +119,8 @@ std::string banner_text(const Banner& b) {
     text += row("warning", "a tp group spans hosts: its messages cross the network in every layer");
   }
   text += row("model", model_text(d.model));
-  text += row("", fmt::format("{} parameters, {}", count_text(memory.parameters),
+  if (d.model.moe.experts > 0) text += row("experts", experts_text(d.model));
+  text += row("", fmt::format("{}, {}", parameters_text(d.model, memory.parameters),
                               dtype_name(d.run.precision)));
   text += row("memory",
               fmt::format("{} a rank{}: weights {}, gradients {}, master {}, moments {},",
@@ -95,8 +131,13 @@ std::string banner_text(const Banner& b) {
       row("", fmt::format("places in use {}, activations {}, packed copies {}, communication {}",
                           size(memory.slots), size(memory.activations), size(memory.packed),
                           size(memory.communication)));
-  text += row("data", fmt::format("{}: {} tokens, {} samples of {}", d.data.train,
-                                  count_text(b.train_tokens), count_text(b.samples), d.train.seq));
+  if (memory.activations_most > memory.activations) {
+    text += row("", fmt::format("{} when all tokens ask for the experts of one rank",
+                                size(memory.total_most())));
+  }
+  text += row("data", fmt::format("{}: {} tokens, {} samples of {}{}", d.data.train,
+                                  count_text(b.train_tokens), count_text(b.samples), d.train.seq,
+                                  d.data.mask_documents ? ", documents masked" : ""));
   text += row("step", fmt::format("{} sequences = {} tokens, micro-batches of {} x {} a rank",
                                   d.train.global_batch, count_text(step_tokens),
                                   d.train.micro_batch, d.train.global_batch / round));

@@ -35,8 +35,14 @@ struct StepLine {
 
 std::string step_text(const StepLine& line);
 
-// "dp 2 x tp 4 x ..., zero 1, sequence parallel"
+// "dp 2 x tp 4 x ... x cp 2 (ring)"
+std::string axes_text(const Deck& deck, const comm::GridShape& grid);
+// The same, "zero 1, sequence parallel"
 std::string grid_text(const Deck& deck, const comm::GridShape& grid);
+// "8 experts of 1408, top 2 a token, 1 shared; every block"; empty for a dense model.
+std::string experts_text(const model::ModelConfig& model);
+// "6,919,161,856 parameters, 1,281,983,488 of them active a token"
+std::string parameters_text(const model::ModelConfig& model, std::int64_t parameters);
 std::string pipeline_text(const Deck& deck);  // "interleaved, 2 chunks a stage"
 std::string bytes_text(double bytes);         // "1.2 GiB"
 std::string count_text(std::int64_t count);   // "12,345"

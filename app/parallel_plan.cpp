@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "app/context_checks.h"
+#include "app/expert_checks.h"
 #include "io/deck_format.h"
 
 namespace pg::app {
@@ -72,16 +74,17 @@ bool cuts_kv(std::int64_t kv_heads, std::int64_t tp) {
   return kv_heads % tp == 0 || tp % kv_heads == 0;
 }
 
-// "2 to 8"; a range of one value, or of none, is its least.
-std::string range_text(std::int64_t least, std::int64_t most) {
-  return most <= least ? std::to_string(least) : fmt::format("{} to {}", least, most);
+// Widths of feed-forward layers that no block has do not matter.
+bool cuts_ffn(const model::ModelConfig& m, std::int64_t tp) {
+  return (!has_dense_blocks(m) || m.ffn % tp == 0) &&
+         (!has_expert_blocks(m) || m.moe.ffn % tp == 0);
 }
 
 // Every tp that all of the model's sizes allow.
 std::string legal_tp(const model::ModelConfig& m) {
   std::vector<std::string> legal;
   for (std::int64_t tp = 1; tp <= m.heads; ++tp) {
-    if (m.heads % tp == 0 && cuts_kv(m.kv_heads, tp) && m.ffn % tp == 0 && m.vocab >= tp) {
+    if (m.heads % tp == 0 && cuts_kv(m.kv_heads, tp) && cuts_ffn(m, tp) && m.vocab >= tp) {
       legal.push_back(std::to_string(tp));
     }
   }
@@ -111,6 +114,24 @@ std::string multiples_text(std::int64_t n, std::int64_t unit) {
   return below == 0 ? std::to_string(unit) : fmt::format("{} or {}", below, below + unit);
 }
 
+std::string divisors_text(std::int64_t n) {
+  constexpr std::size_t kShown = 24;
+  std::vector<std::string> out;
+  for (std::int64_t d = 1; d <= n; ++d) {
+    if (n % d != 0) continue;
+    if (out.size() == kShown) {
+      out.push_back("...");
+      break;
+    }
+    out.push_back(std::to_string(d));
+  }
+  return io::comma_list(out);
+}
+
+std::string range_text(std::int64_t least, std::int64_t most) {
+  return most <= least ? std::to_string(least) : fmt::format("{} to {}", least, most);
+}
+
 std::vector<CutProblem> cut_problems(const Deck& deck) {
   std::vector<CutProblem> problems;
   const auto& m = deck.model;
@@ -123,17 +144,15 @@ std::vector<CutProblem> cut_problems(const Deck& deck) {
   } else if (!cuts_kv(m.kv_heads, tp)) {
     refuse(fmt::format("{} neither divides model.kv_heads = {} nor is a multiple of it", tp,
                        m.kv_heads));
-  } else if (m.ffn % tp != 0) {
+  } else if (has_dense_blocks(m) && m.ffn % tp != 0) {
     refuse(fmt::format("{} does not divide model.ffn = {}", tp, m.ffn));
+  } else if (has_expert_blocks(m) && m.moe.ffn % tp != 0) {
+    refuse(fmt::format("{} does not divide moe.ffn = {}", tp, m.moe.ffn));
   } else if (m.vocab < tp) {
     refuse(fmt::format("{} is more than model.vocab = {}", tp, m.vocab));
   }
-  if (const auto seq = deck.train.seq; deck.grid.sequence_parallel && seq % tp != 0) {
-    problems.push_back({"grid.sequence_parallel",
-                        fmt::format("it cuts train.seq = {} over grid.tp = {}, which does not "
-                                    "divide it (legal: false, or train.seq = {})",
-                                    seq, tp, multiples_text(seq, tp))});
-  }
+  add_context_problems(deck, problems);
+  add_expert_axis_problem(deck, problems);
   const auto pp = deck.grid.pp, chunks = deck.pipeline.chunks;
   const std::int64_t least = is_interleaved(deck) ? 2 : 1;
   if (m.layers < pp) {

@@ -20,13 +20,17 @@ model::Groups groups_of(const Deck& deck, comm::ProcessGrid& grid);
 
 // The multiples of `unit` on both sides of `n`: "12 or 24".
 std::string multiples_text(std::int64_t n, std::int64_t unit);
+// "1, 2, 4, 8", the first 24 of many.
+std::string divisors_text(std::int64_t n);
+// "2 to 8"; a range of one value, or of none, is its least.
+std::string range_text(std::int64_t least, std::int64_t most);
 
 // One thing that is wrong: the key to change, and why with the legal values.
 struct CutProblem {
   std::string key, what;
 };
-// What keeps the model from being cut over grid.tp, grid.pp and, interleaved, pipeline.chunks;
-// empty when nothing does. For decks whose keys are each within their range.
+// What keeps the model from being cut over grid.tp, grid.pp, grid.ep, grid.cp and, interleaved,
+// pipeline.chunks; empty when nothing does. For decks whose keys are each within their range.
 std::vector<CutProblem> cut_problems(const Deck& deck);
 // What keeps the micro-batches of a deck without cut_problems from being scheduled on `dp`
 // data-parallel ranks.

@@ -1,6 +1,7 @@
-// What may not change between a checkpoint and the run that resumes it: the model and which samples
-// come when. Tensor names and shapes alone would let another head count, rotary base or seed pass.
-// The grid, its schedule, ZeRO and recomputation may change freely.
+// What may not change between a checkpoint and the run that resumes it: the model, how it routes,
+// which samples come when and what of them is seen. Tensor names and shapes alone would let another
+// head count, rotary base, router or seed pass. The grid, its schedule, ZeRO, recomputation, how
+// cut sequences attend, and the factors of the routers' losses may change freely.
 #pragma once
 
 #include <string>

@@ -4,27 +4,15 @@
 // command such as `prepare` does not need them all): one mistake, one message.
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
+#include "app/expert_checks.h"
 #include "app/parallel_plan.h"
 #include "app/schema.h"
 #include "comm/error.h"
 
 namespace pg::app {
 namespace {
-
-std::string divisors_text(std::int64_t n) {
-  constexpr std::size_t kShown = 24;
-  std::vector<std::string> out;
-  for (std::int64_t d = 1; d <= n; ++d) {
-    if (n % d != 0) continue;
-    if (out.size() == kShown) {
-      out.push_back("...");
-      break;
-    }
-    out.push_back(std::to_string(d));
-  }
-  return io::comma_list(out);
-}
 
 constexpr std::int64_t kRanksMax = 1 << 20;
 
@@ -38,11 +26,19 @@ std::int64_t data_ranks(const GridSection& grid, int ranks) {
   return ranks > 0 ? ranks / other_ranks(grid) : std::max<std::int64_t>(grid.dp, 1);
 }
 
-// The key of a grid that does not fit: dp when there is a legal one, else an axis that was set.
+// The key of a grid that does not fit: dp when there is a legal one, else the first axis that does
+// not divide what the ones before it leave of the ranks.
 const char* axis_to_change(const GridSection& grid, int ranks) {
   if (ranks % other_ranks(grid) == 0) return "grid.dp";
-  if (grid.tp > 1) return "grid.tp";
-  return grid.pp > 1 ? "grid.pp" : "grid.dp";
+  std::int64_t product = 1;
+  for (const auto& [key, size] : {std::pair{"grid.tp", grid.tp},
+                                  {"grid.pp", grid.pp},
+                                  {"grid.ep", grid.ep},
+                                  {"grid.cp", grid.cp}}) {
+    product *= size;
+    if (ranks % product != 0) return key;
+  }
+  return "grid.dp";
 }
 
 void check_grid(const Deck& deck, io::DeckReader& reader, int ranks) {
@@ -85,10 +81,11 @@ void check_recompute(const Deck& deck, io::DeckReader& reader) {
   }
 }
 
-// How the model is cut over tensor-parallel ranks and pipeline stages.
+// How the model is cut over the ranks that share it.
 void check_cuts(const Deck& deck, io::DeckReader& reader) {
-  if (!reader.sound({"grid.tp", "grid.pp", "grid.sequence_parallel", "model.heads",
-                     "model.kv_heads", "model.ffn", "model.vocab", "model.layers", "train.seq"})) {
+  if (!reader.sound({"grid.tp", "grid.pp", "grid.ep", "grid.cp", "grid.sequence_parallel",
+                     "context.method", "model.heads", "model.kv_heads", "model.ffn", "model.vocab",
+                     "model.layers", "moe.experts", "moe.ffn", "moe.every", "train.seq"})) {
     return;
   }
   for (const auto& problem : cut_problems(deck)) {
@@ -180,7 +177,8 @@ void check_sizes(const Deck& deck, io::DeckReader& reader) {
   constexpr double kBytesMax = 0x1p50;   // 1 PiB of activations on a rank
   constexpr double kTokensMax = 0x1p62;  // of a whole run
   if (!reader.sound({"model.layers", "model.hidden", "model.heads", "model.head_dim", "model.ffn",
-                     "model.vocab", "train.seq", "train.micro_batch"})) {
+                     "model.vocab", "moe.experts", "moe.top_k", "moe.ffn", "moe.shared_experts",
+                     "moe.every", "grid.ep", "train.seq", "train.micro_batch"})) {
     return;
   }
   const auto& m = deck.model;
@@ -188,7 +186,9 @@ void check_sizes(const Deck& deck, io::DeckReader& reader) {
   const auto tokens = static_cast<double>(train.micro_batch) * static_cast<double>(train.seq);
   const auto block = static_cast<double>(m.layers) *
                      static_cast<double>(8 * m.hidden + 4 * m.q_width() + 4 * m.ffn);
-  const double bytes = tokens * (block + static_cast<double>(m.vocab)) * sizeof(double);
+  const double bytes = tokens *
+                       (block + expert_elements_a_token(deck) + static_cast<double>(m.vocab)) *
+                       sizeof(double);
   if (bytes > kBytesMax) {
     reader.refuse("train.micro_batch",
                   fmt::format("{} sequences of {} tokens need about {:.1e} bytes of activations; "
@@ -258,6 +258,7 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
                   "a path");
   }
   check_model(deck, reader);
+  check_experts(deck, reader);
   if (purpose != Purpose::kPrepare) {
     // An axis may fit the ranks and not the model, and the reverse: two mistakes.
     const bool axes = reader.sound({"grid.dp", "grid.tp", "grid.pp", "grid.ep", "grid.cp"});

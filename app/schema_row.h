@@ -1,5 +1,5 @@
 // What a row of the table in schema_table.cpp is made of: how a key and a field of Deck correspond,
-// and the row itself. Included by that file only.
+// and the row itself. Included by the files of rows only.
 #pragma once
 
 #include <type_traits>
@@ -120,6 +120,14 @@ inline Row reserved(const char* name, io::DeckValue fallback, Field field = {}) 
   }
   return {.name = name, .field = std::move(field), .fallback = fallback, .reserved = true};
 }
+
+// Which purposes require a key.
+inline constexpr unsigned kTraining =
+    static_cast<unsigned>(Purpose::kTrain) | static_cast<unsigned>(Purpose::kCheck);
+inline constexpr unsigned kPreparing = static_cast<unsigned>(Purpose::kPrepare);
+
+std::vector<Row> model_rows();
+std::vector<Row> moe_rows();
 
 inline SchemaKey schema_key(Row row) {
   const std::string name = row.name;

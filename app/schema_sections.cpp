@@ -11,17 +11,28 @@ const std::vector<SchemaSection>& deck_sections() {
        "every legal grid, up to the order of sums."},
       {"pipeline", "the pipeline's schedule", ""},
       {"context", "attention over a split sequence",
-       "grid.cp ranks share a sequence. The key counts only when grid.cp > 1."},
+       "grid.cp ranks share a sequence; with grid.cp = 1 the method is of no account.\n"
+       "  ring, allgather  seq is a multiple of 2 cp: a rank has one chunk from the front and its\n"
+       "                   mirror image from the back, so that causal attention is the same work\n"
+       "                   for all\n"
+       "  ulysses          seq and heads / tp are multiples of cp; kv_heads / tp is a multiple or "
+       "a\n"
+       "                   divisor of it"},
       {"recompute", "activations computed again instead of kept", ""},
       {"model", "the transformer's shape",
        "heads is a multiple of kv_heads; without head_dim, hidden is a multiple of heads."},
       {"moe", "mixture of experts",
        "Routing is defined for one sequence of T tokens, E experts and k = top_k, so that neither\n"
        "grid nor micro-batch changes it. With f_e the tokens that chose e over k T, P_e the mean\n"
-       "probability of e, and lse the log-sum-exp of a token's router logits, the loss gains, as\n"
-       "a mean over sequences and a sum over blocks,\n"
+       "probability of e, and lse the log-sum-exp of a token's router logits, what is minimised\n"
+       "gains, as a mean over sequences and a sum over blocks,\n"
        "  aux_loss * E * sum_e f_e P_e  +  z_loss * mean over tokens of lse^2\n"
-       "bias_update alone looks at the whole batch, after the step."},
+       "bias_update alone looks at the whole batch, after the step. metrics.jsonl has the sum as\n"
+       "aux_loss, apart from loss, and in moe, by block: balance (E sum_e f_e P_e; 1 when even), "
+       "z\n"
+       "(mean of lse^2), load (tokens that asked for each expert), and the share that was "
+       "dropped.\n"
+       "grid.ep spreads the experts over ranks."},
       {"data", "text, tokenizer and token files", "Relative paths start at the working directory."},
       {"train", "length and batches of the training",
        "global_batch is a multiple of dp*ep*micro_batch; seq is at most model.max_seq."},

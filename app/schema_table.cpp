@@ -1,4 +1,5 @@
-// The table: every key of the deck once, with type, default, range, unit and meaning.
+// The table: every key of the deck once, with type, default, range, unit and meaning. The rows of
+// [model] and [moe] stand in app/schema_model_rows.cpp.
 //
 // Ranges bound every product of sizes that the program forms to less than 2^63.
 #include "app/schema.h"
@@ -7,11 +8,6 @@
 namespace pg::app {
 namespace {
 
-using model::ModelConfig;
-
-constexpr unsigned kTraining =
-    static_cast<unsigned>(Purpose::kTrain) | static_cast<unsigned>(Purpose::kCheck);
-constexpr unsigned kPreparing = static_cast<unsigned>(Purpose::kPrepare);
 constexpr double kStepsMax = 999999999;  // nine digits in a checkpoint's name
 
 std::vector<Row> run_and_grid_rows() {
@@ -101,7 +97,8 @@ std::vector<Row> run_and_grid_rows() {
        .fallback = 1,
        .range = between(1, 1 << 12),
        .unit = "ranks",
-       .doc = "Context-parallel ranks: each holds a part of every sequence; see context.method."},
+       .doc = "Context-parallel ranks: each holds a part of every sequence, for sequences that are "
+              "too long for one; see context.method."},
       {.name = "grid.zero",
        .field = at(grid, &Grid::zero),
        .fallback = 0,
@@ -111,7 +108,8 @@ std::vector<Row> run_and_grid_rows() {
       {.name = "grid.sequence_parallel",
        .field = at(grid, &Grid::sequence_parallel),
        .fallback = false,
-       .doc = "Norms, dropout and the residual stream are cut over tp too."},
+       .doc = "Norms, dropout and the residual stream are cut over tp too; seq / cp is a multiple "
+              "of tp."},
 
       {.name = "pipeline.schedule",
        .field = at(pipeline, &Pipeline::schedule, {"gpipe", "1f1b", "interleaved", "zero_bubble"},
@@ -131,8 +129,8 @@ std::vector<Row> run_and_grid_rows() {
                    {ContextMethod::kRing, ContextMethod::kUlysses, ContextMethod::kAllGather}),
        .fallback = "ring",
        .doc = "How attention sees the other parts of a sequence. ring: keys and values are passed "
-              "around; allgather: every rank gathers them (both need seq % (2 cp) = 0); ulysses: "
-              "heads are cut instead of the sequence meanwhile (heads / tp a multiple of cp)."},
+              "around, and none are kept; allgather: every rank gathers all of them; ulysses: for "
+              "attention, heads are cut instead of the sequence."},
       {.name = "recompute.mode",
        .field = at(recompute, &Recomputing::mode, {"none", "selective", "full"},
                    {Recompute::kNone, Recompute::kSelective, Recompute::kFull}),
@@ -144,179 +142,6 @@ std::vector<Row> run_and_grid_rows() {
        .fallback = 0,
        .range = between(0, 1 << 14),
        .doc = "Only the model's first so many blocks. 0: all."},
-  };
-}
-
-std::vector<Row> model_rows() {
-  const auto model = &Deck::model;
-  using M = ModelConfig;
-  using model::Activation;
-  using model::NormKind;
-  using model::PositionKind;
-  return {
-      {.name = "model.layers",
-       .field = at(model, &M::layers),
-       .needed_by = kTraining,
-       .range = between(1, 1 << 14),
-       .doc = "Transformer blocks."},
-      {.name = "model.hidden",
-       .field = at(model, &M::hidden),
-       .needed_by = kTraining,
-       .range = between(1, 1 << 18),
-       .doc = "Width of the residual stream."},
-      {.name = "model.heads",
-       .field = at(model, &M::heads),
-       .needed_by = kTraining,
-       .range = between(1, 1 << 12),
-       .doc = "Query heads."},
-      {.name = "model.kv_heads",
-       .field = at(model, &M::kv_heads),
-       .fallback_text = "heads",
-       .range = between(1, 1 << 12),
-       .doc =
-           "Key and value heads; a divisor of heads. 1: multi-query, fewer than heads: grouped."},
-      {.name = "model.head_dim",
-       .field = at(model, &M::head_dim),
-       .fallback_text = "hidden / heads",
-       .range = between(1, 1 << 10),
-       .doc = "Width of one head; even with rope."},
-      {.name = "model.ffn",
-       .field = at(model, &M::ffn),
-       .fallback_text = "4 or 8/3 of hidden",
-       .range = between(1, 1 << 22),
-       .doc = "Width of the feed-forward layer. Default: 4 hidden for gelu; for swiglu 8/3 hidden, "
-              "rounded up to a multiple of 64."},
-      {.name = "model.vocab",
-       .field = at(model, &M::vocab),
-       .needed_by = kTraining | kPreparing,
-       .range = between(2, 1 << 24),
-       .unit = "tokens",
-       .doc = "Rows of the embedding; may exceed the tokenizer's size. `prepare` makes a tokenizer "
-              "of this size."},
-      {.name = "model.max_seq",
-       .field = at(model, &M::max_seq),
-       .fallback_text = "train.seq",
-       .range = between(1, 1 << 20),
-       .unit = "tokens",
-       .doc = "Longest sequence: rows of learned positions."},
-      {.name = "model.norm",
-       .field = at(model, &M::norm, {"rmsnorm", "layernorm"},
-                   {NormKind::kRmsNorm, NormKind::kLayerNorm}),
-       .fallback = "rmsnorm",
-       .doc = "Normalisation before each branch and before the head."},
-      {.name = "model.norm_eps",
-       .field = at(model, &M::norm_eps),
-       .fallback = 1e-5,
-       .range = {.low = 0, .high = 1, .low_open = true, .high_open = true},
-       .doc = "Added to the variance (mean square) under the root."},
-      {.name = "model.activation",
-       .field =
-           at(model, &M::activation, {"swiglu", "gelu"}, {Activation::kSwiGlu, Activation::kGelu}),
-       .fallback = "swiglu",
-       .doc = "Feed-forward layer; gelu in its tanh form."},
-      {.name = "model.position",
-       .field = at(model, &M::position, {"rope", "learned"},
-                   {PositionKind::kRope, PositionKind::kLearned}),
-       .fallback = "rope",
-       .doc = "Rotary or learned absolute positions."},
-      {.name = "model.rope_theta",
-       .field = at(model, &M::rope_theta),
-       .fallback = 10000.0,
-       .range = above(0),
-       .doc = "Base of the rotary frequencies."},
-      {.name = "model.bias",
-       .field = at(model, &M::bias),
-       .fallback = false,
-       .doc = "Biases on every linear layer but the head, and on layernorm."},
-      {.name = "model.tie_embeddings",
-       .field = at(model, &M::tie_embeddings),
-       .fallback = false,
-       .doc = "The head shares the embedding's weights."},
-      {.name = "model.dropout",
-       .field = at(model, &M::dropout),
-       .fallback = 0.0,
-       .range = fraction(),
-       .doc = "Probability, after the embedding, on attention weights and on both branches."},
-      {.name = "model.window",
-       .field = at(model, &M::window),
-       .fallback = 0,
-       .range = between(0, 1 << 20),
-       .unit = "tokens",
-       .doc = "Sliding attention window. 0: all earlier tokens."},
-
-  };
-}
-
-std::vector<Row> moe_rows() {
-  const auto model = &Deck::model;
-  const auto moe = &ModelConfig::moe;
-  using M = model::MoeConfig;
-  using model::RouterKind;
-  return {
-      {.name = "moe.experts",
-       .field = at(model, moe, &M::experts),
-       .fallback = 0,
-       .range = between(0, 1 << 12),
-       .doc = "Experts of a block's feed-forward layer. 0: dense."},
-      {.name = "moe.top_k",
-       .field = at(model, moe, &M::top_k),
-       .fallback = 2,
-       .fallback_text = "2; 1 for switch",
-       .range = between(1, 1 << 12),
-       .doc = "Experts of a token; with expert_choice on average."},
-      {.name = "moe.ffn",
-       .field = at(model, moe, &M::ffn),
-       .fallback_text = "model.ffn",
-       .range = between(1, 1 << 22),
-       .doc = "Width of one expert."},
-      {.name = "moe.router",
-       .field = at(model, moe, &M::router, {"top_k", "switch", "expert_choice"},
-                   {RouterKind::kTopK, RouterKind::kSwitch, RouterKind::kExpertChoice}),
-       .fallback = "top_k",
-       .doc = "top_k: each token takes its best experts. switch: its best one, weighted with that "
-              "probability. expert_choice: each expert takes its top_k*seq/experts best tokens of "
-              "a sequence; for training only, as it looks at later tokens."},
-      {.name = "moe.renormalize",
-       .field = at(model, moe, &M::renormalize),
-       .fallback = true,
-       .fallback_text = "true for top_k",
-       .doc =
-           "top_k only. true: a token's weights add up to 1, the softmax over its chosen experts "
-           "(Mixtral). false: probabilities among all experts (Qwen)."},
-      {.name = "moe.capacity_factor",
-       .field = at(model, moe, &M::capacity_factor),
-       .fallback = 0.0,
-       .range = between(0, 1 << 12),
-       .doc =
-           "An expert takes at most ceil(capacity_factor*top_k*seq/experts) tokens of a sequence, "
-           "the first ones; the others skip it. 0: all (dropless)."},
-      {.name = "moe.shared_experts",
-       .field = at(model, moe, &M::shared_experts),
-       .fallback = 0,
-       .range = between(0, 1 << 10),
-       .doc = "Experts that every token goes through, as one layer of so many widths."},
-      {.name = "moe.every",
-       .field = at(model, moe, &M::every),
-       .fallback = 1,
-       .range = between(1, 1 << 14),
-       .doc = "Only the last of every so many blocks has experts; the others are dense."},
-      {.name = "moe.aux_loss",
-       .field = at(model, moe, &M::aux_loss),
-       .fallback = 0.0,
-       .range = at_least(0),
-       .doc = "Factor of the load-balance loss."},
-      {.name = "moe.z_loss",
-       .field = at(model, moe, &M::z_loss),
-       .fallback = 0.0,
-       .range = at_least(0),
-       .doc = "Factor of the router's z loss."},
-      {.name = "moe.bias_update",
-       .field = at(model, moe, &M::bias_update),
-       .fallback = 0.0,
-       .range = between(0, 1),
-       .doc =
-           "Balance without a loss: after each step, experts that were asked for less than the "
-           "mean gain so much in the choice, the others lose it; weights do not change. 0: off."},
   };
 }
 
@@ -353,8 +178,9 @@ std::vector<Row> training_rows() {
       {.name = "data.mask_documents",
        .field = at(data, &Data::mask_documents),
        .fallback = false,
-       .doc = "Attention stays inside the documents of a sequence, and no document predicts the "
-              "first token of the next."},
+       .doc =
+           "Attention stays inside the documents that a sequence is packed from, and no document "
+           "predicts the first token of the next. Positions go on counting."},
 
       {.name = "train.steps",
        .field = at(train, &Train::steps),

@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "app/console.h"
+#include "app/context_checks.h"
+#include "app/expert_checks.h"
 #include "app/memory_plan.h"
 #include "app/parallel_plan.h"
 #include "comm/error.h"
@@ -24,7 +26,7 @@ struct Demand {
 
 // Of the host that has the least to spare. First rank 0 alone trains the reference and keeps its
 // gradients; then the grid trains, and each gradient tensor is put together on every rank, in a
-// buffer that MPI may copy once.
+// buffer that MPI may copy once. Fresh routers may ask for one rank's experts alone.
 Demand demand(const Deck& deck, const comm::GridShape& grid, std::span<const VerifyHost> hosts) {
   const auto alone = plan_memory(one_rank_deck(deck), {}, {});
   const auto stages = plan_stages(deck, grid);
@@ -39,11 +41,12 @@ Demand demand(const Deck& deck, const comm::GridShape& grid, std::span<const Ver
   for (const auto& host : hosts) {
     std::int64_t ranks_need = 0;
     for (std::size_t stage = 0; stage < stages.size(); ++stage) {
-      ranks_need += host.ranks_of_stage[stage] * (stages[stage].total + 2 * kElement * largest);
+      ranks_need +=
+          host.ranks_of_stage[stage] * (stages[stage].total_most() + 2 * kElement * largest);
     }
     Demand here;
-    here.needed = host.has_rank_0 ? kept + std::max(alone.total, ranks_need) : ranks_need;
-    here.by_one_rank = host.has_rank_0 && alone.total > ranks_need;
+    here.needed = host.has_rank_0 ? kept + std::max(alone.total_most(), ranks_need) : ranks_need;
+    here.by_one_rank = host.has_rank_0 && alone.total_most() > ranks_need;
     here.usable = static_cast<std::int64_t>(kUsableShare * static_cast<double>(host.available));
     const auto spare = here.usable - here.needed;
     if (&host == &hosts.front() || spare < least_spare) {
@@ -80,8 +83,7 @@ std::vector<Shrunk> smaller_decks(const Deck& deck) {
   }
   const auto least = all.empty() ? deck : all.back().deck;
   const std::string with = micro_batch > 1 ? " with train.micro_batch = 1" : "";
-  // Under sequence parallelism each tp rank has an equal share of the sequence.
-  const auto unit = deck.grid.sequence_parallel ? deck.grid.tp : 1;
+  const auto unit = sequence_unit(deck);
   for (auto seq = deck.train.seq / 2 / unit * unit; seq >= unit; seq = seq / 2 / unit * unit) {
     all.push_back({"train.seq", deck.train.seq, seq, with, least});
     all.back().deck.train.seq = seq;
@@ -130,6 +132,7 @@ void cut_batch(VerifyDeck& v, const comm::GridShape& grid) {
 Deck one_rank_deck(Deck deck) {
   deck.grid = {};
   deck.pipeline = {};
+  deck.context = {};
   deck.recompute = {};
   return deck;
 }
@@ -145,7 +148,9 @@ VerifyDeck cut_for_verify(const Deck& deck, const comm::GridShape& grid,
   auto now = demand(v.deck, grid, hosts);
   const auto all = deck.model.layers;
   if (!now.fits()) {
+    // A layer for each part of the pipeline, and with experts a block that has some.
     std::int64_t fit = grid.size(comm::Axis::kPP) * deck.pipeline.chunks, too_many = all;
+    if (has_expert_blocks(deck.model)) fit = std::max(fit, deck.model.moe.every);
     const bool by_one_rank = now.by_one_rank;
     const auto fewest = with_layers(v.deck, fit);
     now = demand(fewest, grid, hosts);

@@ -96,8 +96,10 @@ LayerDeviations::LayerDeviations(const model::ModelConfig& config, double larges
 }
 
 std::size_t LayerDeviations::layer_of(std::int64_t place) const {
-  // The table's places: tokens, the blocks, the head; and behind them learned positions.
-  return place <= blocks_ + 1 ? static_cast<std::size_t>(place) : 0;
+  // The table's places: tokens, the blocks, the head; behind them learned positions, and the
+  // experts of each block.
+  if (place <= blocks_ + 1) return static_cast<std::size_t>(place);
+  return static_cast<std::size_t>(std::max<std::int64_t>(place - (blocks_ + 2), 0));
 }
 
 void LayerDeviations::add(const model::ParamSpec& spec, std::span<const double> grid,
@@ -143,6 +145,7 @@ std::string verify_header(const Deck& asked, const VerifyDeck& run, const comm::
   auto text = fmt::format("pentagrid verify: {}\n", d.run.name);
   text += row("grid", grid_text(d, grid));
   if (d.grid.pp > 1) text += row("pipeline", pipeline_text(d));
+  if (d.model.moe.experts > 0) text += row("experts", experts_text(d.model));
   if (d.recompute.mode != model::Recompute::kNone) {
     text += row("recompute", recompute_text(d.recompute));
   }

@@ -7,6 +7,16 @@ bool is_lookup_only(const ParamSpec& spec, const ModelConfig& config) {
          (spec.name == "embed.tokens.weight" && !config.tie_embeddings);
 }
 
+std::int64_t active_parameters(const ModelConfig& config) {
+  const ParamTable table(config);
+  std::int64_t active = 0;
+  for (const auto& spec : table.specs()) {
+    // Experts are alike: the first ones stand for those that were chosen.
+    if (spec.expert < config.moe.top_k) active += spec.elements();
+  }
+  return active;
+}
+
 double model_flops_per_token(const ModelConfig& config, std::int64_t seq) {
   double weights = 0.0;
   const ParamTable table(config);

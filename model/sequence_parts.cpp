@@ -4,6 +4,18 @@
 
 namespace pg::model {
 
+const char* context_method_name(ContextMethod method) {
+  switch (method) {
+    case ContextMethod::kRing:
+      return "ring";
+    case ContextMethod::kUlysses:
+      return "ulysses";
+    case ContextMethod::kAllGather:
+      return "allgather";
+  }
+  return "?";
+}
+
 std::vector<SequenceRun> sequence_runs(ContextMethod method, int cp, int rank, std::int64_t seq) {
   PG_ASSERT(cp >= 1 && rank >= 0 && rank < cp, "rank {} of {}", rank, cp);
   if (cp == 1) return {{0, seq, 0}};

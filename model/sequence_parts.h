@@ -17,6 +17,8 @@ enum class ContextMethod {
   kAllGather,  // keys and values of the whole sequence on every rank (Llama 3, 2024)
 };
 
+const char* context_method_name(ContextMethod method);  // as decks write it
+
 // Positions [begin, begin + length) of a sequence, at rows [row, row + length) of the rank's part.
 struct SequenceRun {
   std::int64_t begin = 0, length = 0, row = 0;

@@ -73,37 +73,38 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
   const auto accumulator = ctx.params.accumulator();
   const auto q = split_heads(saved.qkv, ctx.batch.sequences, c.heads, c.kv_heads).q;
   const auto o = by_head(ctx, saved.o), d_o = by_head(ctx, d_out);
-  const auto dq_sum = ctx.scratch.push(accumulator, {ctx.tokens(), c.q_width()});
+  // Where nothing is rounded, the queries' gradients are added up in their columns of dqkv.
+  const auto queries = dqkv.slice(1, 0, c.q_width());
+  const bool rounds = ctx.params.compute() != accumulator;
+  const auto dq_sum = rounds ? ctx.scratch.push(accumulator, {ctx.tokens(), c.q_width()}) : queries;
   const auto dq = by_head(ctx, dq_sum);
   ctx.kernels.fill_zero(dq_sum);
-  const auto own = ctx.scratch.push(accumulator, {ctx.tokens(), 2 * c.kv_width()});
+  const auto d_keys = push_whole(ctx, accumulator);
+  ctx.kernels.fill_zero(d_keys);
   {
-    const ArenaScope inner(ctx.scratch);
-    const auto d_keys = push_whole(ctx, accumulator);
-    ctx.kernels.fill_zero(d_keys);
-    {
-      const ArenaScope gathered(ctx.scratch);
-      const auto keys = gather_keys(ctx, saved.qkv);
-      for (const auto& run : ctx.context.runs()) {
-        const auto seen = keys.slice(1, 0, run.end());
-        const auto d_seen = d_keys.split_last(c.head_dim).slice(1, 0, run.end());
-        ctx.kernels.attention_backward(
-            dq.slice(1, run.row, run.length), d_seen.slice(2, 0, c.kv_heads),
-            d_seen.slice(2, c.kv_heads, c.kv_heads), d_o.slice(1, run.row, run.length),
-            q.slice(1, run.row, run.length), seen.slice(2, 0, c.kv_heads),
-            seen.slice(2, c.kv_heads, c.kv_heads), o.slice(1, run.row, run.length),
-            saved.lse.slice(2, run.row, run.length), attention_shape(ctx, run.begin, run.length, 0),
-            dropout, /*accumulate=*/true);
-      }
+    const ArenaScope gathered(ctx.scratch);
+    const auto keys = gather_keys(ctx, saved.qkv);
+    for (const auto& run : ctx.context.runs()) {
+      const auto seen = keys.slice(1, 0, run.end());
+      const auto d_seen = d_keys.split_last(c.head_dim).slice(1, 0, run.end());
+      ctx.kernels.attention_backward(
+          dq.slice(1, run.row, run.length), d_seen.slice(2, 0, c.kv_heads),
+          d_seen.slice(2, c.kv_heads, c.kv_heads), d_o.slice(1, run.row, run.length),
+          q.slice(1, run.row, run.length), seen.slice(2, 0, c.kv_heads),
+          seen.slice(2, c.kv_heads, c.kv_heads), o.slice(1, run.row, run.length),
+          saved.lse.slice(2, run.row, run.length), attention_shape(ctx, run.begin, run.length, 0),
+          dropout, /*accumulate=*/true);
     }
-    const auto by_rank = push_by_rank(ctx, accumulator);
-    for_runs(ctx, d_keys, by_rank,
-             [&](TensorView from, TensorView to) { ctx.kernels.copy(to, from); });
-    ctx.context.group()
-        .reduce_scatter(buffer_view(by_rank), buffer_view(own), comm::ReduceOp::kSum)
-        .wait();
   }
-  ctx.kernels.copy(dqkv.slice(1, 0, c.q_width()), dq_sum);
+  if (rounds) ctx.kernels.copy(queries, dq_sum);
+  const auto by_rank = push_by_rank(ctx, accumulator);
+  for_runs(ctx, d_keys, by_rank,
+           [&](TensorView from, TensorView to) { ctx.kernels.copy(to, from); });
+  const auto own =
+      by_rank.slice(0, ctx.context.rank(), 1).reshape({ctx.tokens(), 2 * c.kv_width()});
+  ctx.context.group()
+      .reduce_scatter(buffer_view(by_rank), buffer_view(own), comm::ReduceOp::kSum)
+      .wait();
   ctx.kernels.copy(dqkv.slice(1, c.q_width(), 2 * c.kv_width()), own);
 }
 

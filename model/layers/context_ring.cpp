@@ -142,28 +142,33 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
   const auto accumulator = ctx.params.accumulator();
   const auto q = split_heads(saved.qkv, ctx.batch.sequences, c.heads, c.kv_heads).q;
   const auto o = by_head(ctx, saved.o), d_o = by_head(ctx, d_out);
-  const auto dq_sum = ctx.scratch.push(accumulator, {ctx.tokens(), c.q_width()});
+  auto here = push_keys(ctx, saved.qkv), coming = ctx.push(ctx.scratch, 2 * c.kv_width());
+  const auto push_sum = [&](std::int64_t width) {
+    return ctx.scratch.push(accumulator, {ctx.tokens(), width});
+  };
+  // Where nothing is rounded, sums are made in their columns of dqkv: the queries', and those of
+  // this rank's own keys.
+  const auto queries = dqkv.slice(1, 0, c.q_width());
+  const auto keys = dqkv.slice(1, c.q_width(), 2 * c.kv_width());
+  const bool rounds = ctx.params.compute() != accumulator;
+  const auto dq_sum = rounds ? push_sum(c.q_width()) : queries;
+  const auto own = rounds ? push_sum(2 * c.kv_width()) : keys;
   const auto dq = by_head(ctx, dq_sum);
   ctx.kernels.fill_zero(dq_sum);
-  auto here = push_keys(ctx, saved.qkv), coming = ctx.push(ctx.scratch, 2 * c.kv_width());
-  // Gradients of this rank's keys, its own share of them first, and of the keys that are here: what
-  // earlier ranks found, and with this rank's share.
-  const auto push_gradients = [&] {
-    return ctx.scratch.push(accumulator, {ctx.tokens(), 2 * c.kv_width()});
-  };
-  const auto own = push_gradients();
-  auto share = push_gradients(), so_far = push_gradients();
+  // Of the keys that are here: what earlier ranks found, with this rank's share, and that share.
+  auto share = push_sum(2 * c.kv_width()), so_far = push_sum(2 * c.kv_width());
+  const auto mine = ring.size > 2 ? push_sum(2 * c.kv_width()) : TensorView();
   std::optional<Exchange> gradients;
 
   for (int step = 0; step < ring.size; ++step) {
     const bool more = step + 1 < ring.size;
     std::optional<Exchange> exchange;
     if (more) exchange.emplace(ring, here, coming, kKeysTag);
-    const ArenaScope inner(ctx.scratch);
-    const auto mine = step == 0 ? own : step == 1 ? share : push_gradients();
-    ctx.kernels.fill_zero(mine);
+    // Gradients set out from the first rank that is not at home: nobody was there before it.
+    const auto found = step == 0 ? own : step == 1 ? share : mine;
+    ctx.kernels.fill_zero(found);
     const auto [k, v] = split_keys(ctx, here);
-    const auto [dk, dv] = split_keys(ctx, mine);
+    const auto [dk, dv] = split_keys(ctx, found);
     for (const auto& tile :
          ring_tiles(ctx.context.runs(), ctx.context.runs_of(ring.owner(step)), c.window)) {
       const auto& [query, key] = tile;
@@ -173,8 +178,7 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
           attention_shape(ctx, query.begin, query.length, key.begin), dropout,
           /*accumulate=*/true);
     }
-    // The gradients of these keys follow them: they left the previous rank a step later. They set
-    // out from the first rank that is not at home, and come home after size - 1 hops.
+    // They follow their keys a step later, and are home after size - 1 hops.
     if (gradients) {
       gradients->wait();
       ctx.kernels.add(so_far, mine);
@@ -188,8 +192,9 @@ void backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
   }
   gradients->wait();  // home
   ctx.kernels.add(own, so_far);
-  ctx.kernels.copy(dqkv.slice(1, 0, c.q_width()), dq_sum);
-  ctx.kernels.copy(dqkv.slice(1, c.q_width(), 2 * c.kv_width()), own);
+  if (!rounds) return;
+  ctx.kernels.copy(queries, dq_sum);
+  ctx.kernels.copy(keys, own);
 }
 
 }  // namespace ring

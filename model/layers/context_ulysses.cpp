@@ -26,7 +26,8 @@ struct Shares {
   std::int64_t heads, kv_heads, copies, size;
 };
 
-// [B, S, W] of whole sequences and [cp, B, T, W] by the rank whose positions they are.
+// [B, S, W] of whole sequences and [cp, B, T, W] by the rank whose positions they are. Of one
+// sequence the two are the same: ranks hold its parts in their order.
 template <class Move>  // move(positions of the whole, the same of a rank)
 void for_parts(const LayerContext& ctx, TensorView whole, TensorView by_rank, Move move) {
   for (int rank = 0; rank < ctx.context.size(); ++rank) {
@@ -49,6 +50,10 @@ void exchange(const LayerContext& ctx, TensorView to, TensorView from) {
 TensorView to_positions(const LayerContext& ctx, TensorView x) {
   const auto width = x.dim(1);
   const auto back = push_parts(ctx, x.dtype(), width);
+  if (ctx.batch.sequences == 1) {
+    exchange(ctx, back, x);
+    return back;
+  }
   const ArenaScope scope(ctx.scratch);
   const auto parts = push_parts(ctx, x.dtype(), width);
   for_parts(ctx, x.split_first(ctx.batch.sequences), parts,
@@ -63,6 +68,7 @@ TensorView of_rank(TensorView parts, int rank) {  // [N, W]
 
 // From all heads of this rank's positions, [cp, B, T, W] by the rank that gets them, to x[B S, W].
 void from_positions(const LayerContext& ctx, TensorView x, TensorView parts) {
+  if (ctx.batch.sequences == 1) return exchange(ctx, x, parts);
   const ArenaScope scope(ctx.scratch);
   const auto arrived = push_parts(ctx, x.dtype(), x.dim(1));
   exchange(ctx, arrived, parts);

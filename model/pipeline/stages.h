@@ -41,6 +41,7 @@ std::vector<StagePart> split_layers(std::int64_t layers, int stages, int chunks,
 // FLOP per token of one step, forward and backward, at sequence length `seq`, by the counts of
 // model_flops_per_token (model/flops.h): a block's products and attention, the head's
 // product. The embeddings do no products: their bytes are counted at a fixed rate of FLOP per byte.
+// Where only some blocks have experts, a block is the mean of both kinds.
 LayerCosts layer_costs(const ModelConfig& config, std::int64_t seq);
 
 }  // namespace pg::model

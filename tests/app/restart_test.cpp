@@ -198,6 +198,26 @@ TEST(Resume, another_model_or_seed_of_the_same_shapes_is_refused_by_name) {
   EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
 }
 
+TEST(Resume, another_routing_of_the_same_shapes_is_refused_by_name) {
+  auto deck = deck_in("otherrouting", DType::kF32);
+  deck.model.moe = {.experts = 4, .ffn = 16};
+  deck.run.stop_after = 2;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  deck.checkpoint.resume = "latest";
+  auto changed = deck;
+  changed.model.moe.top_k = 3;
+  try {
+    app::run_train(changed, world());
+    ADD_FAILURE() << "resumed with another routing";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kCheckpoint);
+    EXPECT_TRUE(std::string(error.what()).ends_with("\nmoe.top_k: 3, was 2")) << error.what();
+  }
+  deck.run.stop_after = 3;
+  deck.model.moe.aux_loss = 0.01;
+  EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+}
+
 TEST(Resume, an_older_checkpoint_is_refused_while_the_folder_holds_newer_ones) {
   auto deck = deck_in("branch", DType::kF32);
   deck.checkpoint.every = 2;

@@ -1,6 +1,7 @@
 // The real table: what a deck resolves to, and that it reads back.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -11,6 +12,15 @@
 
 namespace pg::app {
 namespace {
+
+std::vector<std::filesystem::path> inputs() {
+  std::vector<std::filesystem::path> all;
+  for (const auto& entry : std::filesystem::directory_iterator(PG_SOURCE_DIR "/inputs")) {
+    if (entry.path().extension() == ".toml") all.push_back(entry.path());
+  }
+  EXPECT_GE(all.size(), 5U);
+  return all;
+}
 
 TEST(Schema, least_deck_resolves_to_the_documented_defaults) {
   const auto deck = parse_deck(kLeastDeck, "dir/small.toml", {}, Purpose::kTrain, 1);
@@ -62,10 +72,37 @@ TEST(Schema, resolved_deck_reads_back_to_an_equal_deck) {
                    "run.name=a \"quoted\" name", "data.text=['a\\b', \"\\u00e9\"]",
                    "data.valid=v.h5", "train.eval_every=3", "grid.dp=2", "checkpoint.resume=auto"},
                   Purpose::kTrain, 2));
-  for (const char* name : {"quickstart", "gpt2_124m", "llama_1b"}) {
-    const auto path = std::string(PG_SOURCE_DIR) + "/inputs/" + name + ".toml";
-    same(read_deck(nullptr, path, {}, Purpose::kTrain, 1));
+  for (const auto& path : inputs()) {
+    const auto deck = read_deck(nullptr, path, {}, Purpose::kTrain, 0);
+    same(deck);
+    EXPECT_TRUE(parse_deck(deck.resolved, "d.toml", {}, Purpose::kTrain, 0) == deck) << path;
   }
+}
+
+// "#   build/pentagrid check inputs/NAME.toml --ranks 8 grid.zero=3", as users copy it.
+TEST(Schema, commands_in_the_comments_of_inputs_are_legal) {
+  int commands = 0;
+  for (const auto& path : inputs()) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+      const std::string begins = "#   build/pentagrid check inputs/" + path.filename().string();
+      if (!line.starts_with(begins)) continue;
+      std::istringstream words(line.substr(begins.size()));
+      std::vector<std::string> overrides;
+      int ranks = 0;
+      for (std::string word; words >> word;) {
+        if (word == "--ranks") {
+          words >> ranks;
+        } else {
+          overrides.push_back(word);
+        }
+      }
+      EXPECT_GT(ranks, 0) << line;
+      EXPECT_NO_THROW(read_deck(nullptr, path, overrides, Purpose::kCheck, ranks)) << line;
+      ++commands;
+    }
+  }
+  EXPECT_GE(commands, 10);
 }
 
 TEST(Schema, resolved_deck_holds_every_key_that_can_be_set) {

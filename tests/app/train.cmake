@@ -8,3 +8,5 @@ add_test(NAME app.end_to_end@2
           ${CMAKE_BINARY_DIR}/tests/scratch/end_to_end ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} 2)
 set_tests_properties(app.end_to_end@2 PROPERTIES TIMEOUT 180 LABELS np2 PROCESSORS 2
   ENVIRONMENT "${pg_test_environment}")
+# Which tokens each rank reads.
+pg_test(app.batch_loader SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/batch_loader_test.cpp)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "app/memory_plan.h"
 #include "app/train.h"
@@ -63,6 +64,75 @@ TEST(Train, metrics_hold_every_key_of_every_step) {
   }
   // A fresh model knows nothing: its loss is near ln(vocab).
   EXPECT_NEAR(all[0]["loss"].get<double>(), std::log(61.0), 0.1);
+}
+
+// Experts over all ranks; capacity that drops some tokens.
+app::Deck experts_in(const std::string& folder) {
+  auto deck = deck_in(folder);
+  deck.model.layers = 4;
+  deck.model.moe = {.experts = 4,
+                    .top_k = 2,
+                    .ffn = 16,
+                    .capacity_factor = 1.0,
+                    .every = 2,
+                    .aux_loss = 0.3,
+                    .z_loss = 0.07};
+  deck.grid.ep = world().size();
+  return deck;
+}
+
+TEST(Train, metrics_say_what_the_routers_did) {
+  const auto deck = experts_in("routers");
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  const auto& moe = deck.model.moe;
+  for (const auto& record : records(deck)) {
+    const auto& routers = record["moe"];
+    EXPECT_EQ(routers.size(), 5U) << routers;
+    EXPECT_EQ(routers["blocks"], (std::vector<int>{1, 3}));
+    EXPECT_GT(routers["dropped"], 0.0);  // nobody asks for all experts alike
+    EXPECT_LT(routers["dropped"], 0.5);
+    double aux_loss = 0;
+    for (std::size_t b = 0; b < 2; ++b) {
+      const auto load = routers["load"][b].get<std::vector<std::int64_t>>();
+      EXPECT_EQ(load.size(), 4U);
+      EXPECT_EQ(std::accumulate(load.begin(), load.end(), std::int64_t{0}),
+                record["tokens"].get<std::int64_t>() * moe.top_k);
+      const auto balance = routers["balance"][b].get<double>();
+      const auto z = routers["z"][b].get<double>();
+      EXPECT_NEAR(balance, 1.0, 0.5);  // a fresh router prefers nobody by much
+      EXPECT_NEAR(z, std::log(4.0) * std::log(4.0), 0.5);
+      aux_loss += moe.aux_loss * balance + moe.z_loss * z;
+    }
+    EXPECT_NEAR(record["aux_loss"].get<double>(), aux_loss, 1e-14 * aux_loss);
+    EXPECT_FALSE(record["loss"].is_null());
+  }
+}
+
+TEST(Train, the_loss_has_no_auxiliary_term) {
+  auto deck = experts_in("auxiliary");
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  const auto with = records(deck);
+  deck = experts_in("no_auxiliary");
+  deck.model.moe.aux_loss = deck.model.moe.z_loss = 0;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  const auto without = records(deck);
+  // The first step's forward is the same; its update is not.
+  EXPECT_EQ(with[0]["loss"], without[0]["loss"]);
+  EXPECT_NEAR(with[0]["loss"].get<double>(), std::log(61.0), 0.1);
+  EXPECT_NE(with[0]["grad_norm"], without[0]["grad_norm"]);
+  EXPECT_NE(with[2]["loss"], without[2]["loss"]);
+  EXPECT_GT(with[0]["aux_loss"], 0.0);
+  EXPECT_EQ(without[0]["aux_loss"], 0.0);
+  EXPECT_EQ(with[0]["moe"], without[0]["moe"]);  // measured whether or not it is a loss
+}
+
+TEST(Train, a_dense_run_s_metrics_have_no_routers) {
+  const auto deck = deck_in("dense");
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  for (const auto& record : records(deck)) {
+    EXPECT_FALSE(record.contains("moe"));
+    EXPECT_EQ(record["aux_loss"], 0.0);
+  }
 }
 
 TEST(Train, validation_is_the_same_whatever_the_batch_and_counts_each_token_once) {

@@ -1,6 +1,7 @@
 # The command `verify`: how it cuts a deck, what it finds, and the program as its user runs it.
 pg_test(app.verify_cut SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/verify_cut_test.cpp)
-pg_test(app.verify SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/verify_test.cpp RANKS 1 4 8 TIMEOUT 180)
+pg_test(app.verify SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/verify_test.cpp
+                           ${CMAKE_CURRENT_SOURCE_DIR}/verify_axes_test.cpp RANKS 1 4 8 TIMEOUT 180)
 
 add_test(NAME app.verify_program@4
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/verify.sh $<TARGET_FILE:pentagrid>

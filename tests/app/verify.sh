@@ -71,6 +71,11 @@ shows "deck's own bf16 is not what is compared"
 shows 'global_batch cut from 32 to 8'
 expect 0 "$agrees" verify pipeline.schedule=interleaved pipeline.chunks=2 model.tie_embeddings=true
 expect 0 "$agrees" verify grid.tp=1 grid.pp=1 grid.zero=3 grid.sequence_parallel=false
+expect 0 "$agrees" verify grid.pp=1 grid.ep=2 moe.experts=4 moe.ffn=32 moe.aux_loss=0.01
+shows '^  experts      4 experts of 32, top 2 a token'
+expect 0 "$agrees" verify grid.tp=1 grid.pp=1 grid.sequence_parallel=false grid.cp=4 data.mask_documents=true
+shows 'x cp 4 \(ring\), zero 1$'
+expect 2 'grid.cp: context.method = "ring" needs train.seq' verify grid.tp=1 grid.pp=1 grid.cp=3
 expect 2 'model.hiden.*model.hidden' verify model.hiden=8
 expect 2 'grid.dp' verify grid.dp=3
 expect 2 'DECK is required' "${launch[@]}" "$program" verify

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <fstream>
+#include <tuple>
 
 #include "app/host_memory.h"
+#include "app/memory_plan.h"
 #include "app/parallel_plan.h"
 #include "comm/error.h"
 #include "harness/tiny_run.h"
@@ -32,7 +34,8 @@ app::Deck deck_on(int dp, int tp, int pp, int zero = 0) {
 }
 
 comm::GridShape shape_of(const app::Deck& deck) {
-  return app::grid_of(deck, static_cast<int>(deck.grid.dp * deck.grid.tp * deck.grid.pp));
+  const auto& g = deck.grid;
+  return app::grid_of(deck, static_cast<int>(g.dp * g.tp * g.pp * g.ep * g.cp));
 }
 
 // Every rank of the grid on one host.
@@ -62,6 +65,12 @@ std::string joined(const std::vector<std::string>& lines) {
   return text;
 }
 
+// Experts in every `every`-th block, each width as large as the dense one.
+app::Deck with_experts(app::Deck deck, std::int64_t every) {
+  deck.model.moe = {.experts = 4, .top_k = 2, .ffn = deck.model.ffn, .every = every};
+  return deck;
+}
+
 std::vector<app::Deck> decks() {
   std::vector<app::Deck> all{deck_on(1, 1, 1), deck_on(4, 1, 1, 3), deck_on(2, 2, 2, 1),
                              deck_on(1, 2, 4), deck_on(2, 1, 3, 2)};
@@ -73,12 +82,19 @@ std::vector<app::Deck> decks() {
     interleaved.recompute = {model::Recompute::kFull, 7};
     all.push_back(interleaved);
   }
+  auto experts = with_experts(deck_on(2, 1, 2), 1);
+  experts.grid.ep = 2;
+  all.push_back(experts);
+  auto parts = deck_on(1, 2, 2);
+  parts.grid.cp = 3;
+  parts.grid.sequence_parallel = true;
+  all.push_back(parts);
   return all;
 }
 
 void expect_legal(const app::Deck& deck) {
   EXPECT_TRUE(app::cut_problems(deck).empty());
-  const auto at_once = deck.grid.dp * deck.train.micro_batch;
+  const auto at_once = deck.grid.dp * deck.grid.ep * deck.train.micro_batch;
   EXPECT_EQ(deck.train.global_batch % at_once, 0);
   EXPECT_EQ(model::schedule_problem({deck.pipeline.schedule, static_cast<int>(deck.grid.pp),
                                      static_cast<int>(deck.pipeline.chunks),
@@ -124,6 +140,46 @@ TEST(VerifyCut, layers_are_cut_to_the_most_that_fit) {
   }
 }
 
+TEST(VerifyCut, a_block_with_experts_is_kept) {
+  const auto deck = with_experts(deck_on(1, 1, 2), 4);
+  const auto with_layers = [&](std::int64_t layers) {
+    auto smaller = deck;
+    smaller.model.layers = layers;
+    return smaller;
+  };
+  const auto four = enough_for(with_layers(4));
+  EXPECT_EQ(cut(deck, four).deck.model.layers, 4);
+  try {
+    cut(deck, four * 99 / 100);  // three dense blocks would fit
+    ADD_FAILURE() << "cut to a dense model";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("even with 4 layers"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_LT(enough_for(with_layers(3)), four * 99 / 100);
+}
+
+// The load of fresh routers is anybody's guess: the grid must hold the largest.
+TEST(VerifyCut, one_rank_s_experts_may_be_asked_for_alone) {
+  auto deck = with_experts(deck_on(1, 1, 1), 1);
+  deck.grid.ep = 4;
+  deck.train.micro_batch = 12;  // where activations are most of the memory
+  const auto even = app::plan_stages(deck, shape_of(deck)).front();
+  EXPECT_GT(even.activations_most, even.activations);
+  const auto v = cut(deck, kPlenty);
+  const auto plan = app::plan_stages(v.deck, shape_of(deck)).front();
+  EXPECT_GE(v.needed, 4 * (plan.total - plan.activations + plan.activations_most));
+}
+
+TEST(VerifyCut, the_reference_is_cut_by_nothing) {
+  auto deck = decks().back();
+  deck.context.method = model::ContextMethod::kAllGather;
+  const auto one = app::one_rank_deck(deck);
+  EXPECT_EQ(one.grid, app::GridSection{});
+  EXPECT_EQ(one.context, app::ContextSection{});
+  EXPECT_EQ(one.model, deck.model);
+}
+
 TEST(VerifyCut, one_rank_needs_40_bytes_a_parameter_and_more) {
   // Weights, gradients, two moments and the gradients that are kept, 8 bytes each.
   for (const auto& deck : decks()) {
@@ -155,11 +211,14 @@ TEST(VerifyCut, the_host_with_the_least_memory_decides) {
 
 // What a refusal names as legal is legal: "KEY: ... (legal: at most N[ with KEY = M])".
 TEST(VerifyCut, when_the_fewest_layers_do_not_fit_the_value_named_does) {
-  for (const auto& [key, share] :
-       {std::pair{"train.micro_batch", 0.6}, {"train.seq", 0.35}, {"model.hidden", 0.2}}) {
+  for (const auto& [key, share, cp] : {std::tuple{"train.micro_batch", 0.6, 1},
+                                       {"train.seq", 0.35, 1},
+                                       {"train.seq", 0.35, 2},
+                                       {"model.hidden", 0.2, 1}}) {
     auto deck = deck_on(1, 2, 2);
     deck.train.micro_batch = 8;
     deck.grid.sequence_parallel = true;
+    deck.grid.cp = cp;
     // Where activations are most of the memory, and where parameters are.
     deck.train.seq = deck.model.max_seq = std::string(key) == "model.hidden" ? 4 : 4096;
     deck.model.hidden = std::string(key) == "model.hidden" ? 768 : 24;
@@ -187,6 +246,7 @@ TEST(VerifyCut, when_the_fewest_layers_do_not_fit_the_value_named_does) {
      : std::string(key) == "train.seq"       ? deck.train.seq
                                              : deck.model.hidden) = value;
     EXPECT_NO_THROW(cut(deck, available)) << message;
+    EXPECT_TRUE(app::cut_problems(deck).empty()) << message;
   }
 }
 

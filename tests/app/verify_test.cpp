@@ -1,14 +1,12 @@
 // `verify` itself: sound grids agree with one rank, each broken sum is found and its layer named,
 // and nothing is written.
-#include "app/verify.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <sstream>
 
 #include "app/verify_report.h"
 #include "harness/tiny_run.h"
+#include "tests/app/verify_run.h"
 
 namespace pg::testing {
 namespace {
@@ -16,10 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 using model::Recompute;
 using model::ScheduleKind;
-
-comm::Communicator world() {
-  return comm::Communicator::world();
-}
 
 enum class Style { kLlama, kGpt2 };
 
@@ -55,45 +49,6 @@ struct Case {
     return deck;
   }
 };
-
-struct Outcome {
-  ExitCode code = ExitCode::kDone;
-  std::string error, text;
-  int ranks = 0;
-};
-
-Outcome verify(const app::Deck& deck, app::VerifyControls controls = {}) {
-  Outcome outcome;
-  controls.say = [&](const std::string& text) { outcome.text += text; };
-  try {
-    outcome.code = app::run_verify(deck, world(), controls);
-  } catch (const Error& error) {
-    outcome.code = error.code();
-    outcome.error = error.what();
-    outcome.ranks = error.ranks();
-  }
-  return outcome;
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-// The layers whose row ends in OVER, in order.
-std::vector<std::string> layers_over(const std::string& text) {
-  std::vector<std::string> over;
-  std::istringstream lines(text);
-  bool gradients = false;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("gradient of")) gradients = true;
-    if (line.starts_with("step ")) gradients = false;
-    if (!gradients || !line.ends_with("OVER")) continue;
-    auto name = line.substr(0, 18);
-    name.resize(name.find_last_not_of(' ') + 1);
-    over.push_back(name);
-  }
-  return over;
-}
 
 const Case kSound[] = {
     {"one rank, recomputed", Style::kLlama, 1, 1, 1, 0, false, ScheduleKind::k1F1B, 1,
@@ -325,6 +280,7 @@ TEST(VerifyReport, a_layer_is_all_its_parameters_and_names_the_worst) {
   add("k", 1, 5, 4);
   add("norm", 2, 7e-7, 6e-7);  // below the floor of 1e-6
   add("head", 3, 1, 1);
+  add("experts", 6, 30, 30);  // of block 1, behind positions
   add("positions", 4, 2, 2);  // behind the head in the table, in front of the blocks in the network
   const auto all = layers.layers();
   ASSERT_EQ(all.size(), 4U);
@@ -334,8 +290,11 @@ TEST(VerifyReport, a_layer_is_all_its_parameters_and_names_the_worst) {
   EXPECT_DOUBLE_EQ(all[1].deviation, 0.2);
   EXPECT_DOUBLE_EQ(all[1].worst, 0.25);
   EXPECT_EQ(all[1].parameter, "k");
-  EXPECT_NEAR(all[2].deviation, 0.1, 1e-12);
+  EXPECT_DOUBLE_EQ(all[2].norm, 30);
+  EXPECT_NEAR(all[2].worst, 0.1, 1e-12);
+  EXPECT_EQ(all[2].parameter, "norm");
   EXPECT_EQ(all[3].layer, "final norm, head");
+  EXPECT_DOUBLE_EQ(all[3].norm, 1);
 }
 
 TEST(VerifyReport, the_worst_is_named_and_nothing_is_within_a_bound_that_is_not_a_number) {

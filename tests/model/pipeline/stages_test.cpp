@@ -183,5 +183,24 @@ TEST(LayerCosts, embeddings_weigh_less_than_a_block) {
   EXPECT_EQ(learned.block, rope.block);
 }
 
+// A token meets top_k of the experts, the router and the shared ones.
+TEST(LayerCosts, are_the_mean_of_dense_blocks_and_those_of_experts) {
+  auto config = llama_like();
+  const auto dense = layer_costs(config, 32);
+  config.moe.experts = 8;
+  config.moe.top_k = 2;
+  config.moe.ffn = 1000;
+  config.moe.shared_experts = 1;
+  const double experts = dense.block + 6.0 * (8 * 64 + 3 * 3000.0 * 64 - 3 * 96.0 * 64);
+  EXPECT_EQ(layer_costs(config, 32).block, experts);
+  EXPECT_EQ(layer_costs(config, 32).head, dense.head);
+  for (const std::int64_t every : {2, 4}) {
+    config.moe.every = every;
+    const auto n = static_cast<double>(every);
+    EXPECT_EQ(layer_costs(config, 32).block, ((n - 1) * dense.block + experts) / n);
+    EXPECT_EQ(layer_costs(config, 32).head, dense.head);
+  }
+}
+
 }  // namespace
 }  // namespace pg::model
