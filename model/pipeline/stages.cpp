@@ -56,16 +56,19 @@ std::vector<StagePart> split_layers(std::int64_t layers, int stages, int chunks,
 }
 
 LayerCosts layer_costs(const ModelConfig& config, std::int64_t seq) {
-  // The difference of one more layer, so that the counts themselves stay in one place.
+  // The difference of more layers, so that the counts themselves stay in one place: where every
+  // n-th block has experts, of n more.
   auto model = config;
-  model.layers = 1;
+  if (config.layers < config.moe.every) model.moe.experts = 0;
+  const auto period = model.moe.experts > 0 ? model.moe.every : 1;
+  model.layers = period;
   const double one = model_flops_per_token(model, seq);
-  model.layers = 2;
+  model.layers = 2 * period;
   const double two = model_flops_per_token(model, seq);
 
   LayerCosts costs;
-  costs.block = two - one;
-  costs.head = one - costs.block;
+  costs.block = (two - one) / static_cast<double>(period);
+  costs.head = one - (two - one);
   // In bf16 a lookup reads and writes 2 bytes an element; its backward reads 2, and reads and
   // writes an fp32 gradient: 14 bytes, about 16 with the indices. 16 FLOP a byte is near the
   // balance of CPUs; a GPU's is higher, but there hidden is so large that the embeddings hardly

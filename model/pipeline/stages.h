@@ -39,8 +39,9 @@ std::vector<StagePart> split_layers(std::int64_t layers, int stages, int chunks,
                                     const LayerCosts& costs);
 
 // FLOP per token of one step, forward and backward, at sequence length `seq`, by the counts of
-// model_flops_per_token (model/flops.h): a block's products and attention, the head's
-// product. The embeddings do no products: their bytes are counted at a fixed rate of FLOP per byte.
+// model_flops_per_token (model/flops.h): a block's products and attention (the mean
+// where only some have experts), the head's product. The embeddings do no products: their bytes are
+// counted at a fixed rate of FLOP per byte.
 LayerCosts layer_costs(const ModelConfig& config, std::int64_t seq);
 
 }  // namespace pg::model
