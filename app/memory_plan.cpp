@@ -41,10 +41,15 @@ std::int64_t packed_elements(const model::ParamLayout& layout, const model::Mode
 }
 
 // The largest second operand of a product for a weight's gradient, which is packed for the call:
-// the input of a block's linear layer.
+// the input of a block's linear layer. (Experts take theirs in short pieces.)
 std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConfig& rank_config,
                                         std::int64_t cp) {
-  const auto widest = std::max({deck.model.hidden, rank_config.q_width(), rank_config.ffn});
+  auto widest = std::max(deck.model.hidden, rank_config.q_width());
+  for (std::int64_t i = 0; i < deck.model.layers; ++i) {
+    widest = std::max(widest, deck.model.has_experts(i)
+                                  ? rank_config.moe.shared_experts * rank_config.moe.ffn
+                                  : rank_config.ffn);
+  }
   return deck.train.micro_batch * deck.train.seq / cp * widest;
 }
 
@@ -79,18 +84,28 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
     of_experts = comm::rooms_after(expert_needs, model::GradReducer::kInFlight);
   }
 
-  // The stream over tp.
-  const auto stream = deck.train.micro_batch * deck.train.seq / cut.cp * deck.model.hidden;
+  // Over tp: the stream, and the gradients of a router's gates.
+  const auto tokens_here = deck.train.micro_batch * deck.train.seq / cut.cp;
+  const auto stream = tokens_here * deck.model.hidden;
   const auto width = dtype_size(compute);
-  const auto tensor = cut.sequence ? comm::reduce_scatter_room(
-                                         cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
-                                   : comm::all_reduce_room(cut.tp, stream, width);
+  auto tensor = cut.sequence ? comm::reduce_scatter_room(
+                                   cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
+                             : comm::all_reduce_room(cut.tp, stream, width);
+  tensor = std::max(tensor,
+                    comm::all_reduce_room(cut.tp, tokens_here * deck.model.moe.experts, element));
+
+  // Over cp: the gradients of gathered keys and values.
+  const auto keys = tokens_here * 2 * layout.rank_config().kv_width();
+  const auto context =
+      cut.context == model::ContextMethod::kAllGather
+          ? comm::reduce_scatter_room(cut.cp, keys * static_cast<std::int64_t>(element))
+          : 0;
 
   // A tied table over its two stages.
   const bool at_end = cut.pp > 1 && (cut.stage == 0 || cut.stage == cut.pp - 1);
   const auto& tokens = layout.place(model::ParamTable::kTokenPlace);
   const auto ends = layout.tied() && at_end ? comm::all_reduce_room(2, tokens.piece, element) : 0;
-  return replicas + of_experts + tensor + ends;
+  return replicas + of_experts + tensor + context + ends;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "harness/memory_formula.h"
 
 #include <algorithm>
+#include <array>
 
 #include "comm/error.h"
 
@@ -10,133 +11,97 @@ namespace {
 
 using model::Recompute;
 
-constexpr std::int64_t pad(std::int64_t bytes) {
-  return (bytes + 63) / 64 * 64;
-}
+// Elements of the parameters of one layer.
+struct Elements {
+  Elements(const app::Deck& deck, const Sizes& s) : m(deck.model) {
+    const std::int64_t bias = m.bias ? 1 : 0;
+    const auto feed = [&](std::int64_t wide, std::int64_t hidden) {
+      return wide * (s.C + bias) + s.C * (hidden + bias);
+    };
+    norm = s.C * (m.bias && m.norm == model::NormKind::kLayerNorm ? 2 : 1);
+    table = s.V_most * s.C;
+    positions = m.max_seq * s.C;
+    attention = (s.q + 2 * s.kv) * (s.C + bias) + s.C * (s.q + bias);
+    mlp = feed(s.w, s.F);
+    router = s.E * s.C;
+    if (s.shared > 0) router += feed(s.wx == s.X ? s.shared : 2 * s.shared, s.shared);
+    experts = s.L * feed(s.wx, s.X);
+  }
+  std::int64_t block(std::int64_t layer) const {
+    return 2 * norm + attention + (m.has_experts(layer) ? router : mlp);
+  }
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
-// The letters of the header, and bytes of the tensors that occur more than once.
-struct Sizes {
-  std::int64_t N, R, C, q, kv, F, w, H, V, V_most, e, a;
-  bool sequence, tensor, dropout;
-
-  std::int64_t stream() const { return pad(R * C * e); }
-  std::int64_t whole() const { return sequence ? pad(N * C * e) : 0; }  // gathered, or partial sums
-  std::int64_t stats() const { return pad(2 * R * a); }
-  std::int64_t qkv() const { return pad(N * (q + 2 * kv) * e); }
-  std::int64_t out() const { return pad(N * q * e) + pad(N * H * a); }  // and log-sum-exp
-  std::int64_t wide() const { return pad(N * w * e); }
-  std::int64_t hidden() const { return pad(N * F * e); }
+  const model::ModelConfig& m;
+  std::int64_t norm, table, positions, attention, mlp, router, experts;
 };
-
-// A block keeps two residuals with statistics, two normalised inputs, q k v, attention's output
-// and the two feed-forward tensors; selective recomputation drops what is cheap to make again
-// (Korthikanti et al. 2022); full keeps the block's input alone (Chen et al. 2016).
-std::int64_t kept_of_block(const Sizes& s, Recompute mode) {
-  if (mode == Recompute::kFull) return s.stream();
-  const auto least = 2 * s.stream() + 2 * s.stats() + s.qkv() + s.wide();
-  return mode == Recompute::kSelective ? least : least + 2 * s.stream() + s.out() + s.hidden();
-}
-
-std::int64_t block_forward(const Sizes& s, bool selective) {
-  const auto attention = selective ? s.stream() + s.out() : 0;
-  const auto mlp = selective ? s.stream() + s.hidden() : 0;
-  return std::max(attention, mlp) + s.whole();
-}
-
-// Both halves: the gradients of the branch's input and of its wide tensor, beside the larger of
-// what the second product needs and what the first does (two gathered streams).
-std::int64_t block_backward(const Sizes& s, bool selective) {
-  const auto inputs = s.stream() + (s.dropout ? s.stream() : 0) + (selective ? s.stream() : 0);
-  const auto mlp = s.wide() + std::max((selective ? 2 : 1) * s.hidden() + s.whole(), 2 * s.whole());
-  const auto d_o = pad(s.N * s.q * s.e);
-  const auto attention =
-      s.qkv() + std::max((selective ? s.out() : 0) + d_o + s.whole(), 2 * s.whole());
-  return inputs + std::max(mlp, attention);
-}
-
-// Logits in equal runs of at most 64 MiB, their gradient beside them when it is narrower; under tp
-// three fp64 numbers a token of every rank, and two of all.
-std::int64_t head(const Sizes& s, int tp) {
-  const auto most = std::max<std::int64_t>(1, (std::int64_t{64} << 20) / (s.V_most * s.a));
-  const auto rows = ceil_div(s.N, ceil_div(s.N, most));
-  const auto logits = pad(rows * s.V * s.a) + (s.e == s.a ? 0 : pad(rows * s.V * s.e));
-  const auto merged = s.tensor ? pad(tp * rows * 3 * 8) + pad(rows * 2 * 8) : 0;
-  return 3 * s.stream() + s.stats() + pad(s.N * 8) + 2 * s.whole() + logits + merged;
-}
-
-Sizes sizes_of(const app::Deck& deck, const model::Sharding& cut) {
-  const auto& m = deck.model;
-  Sizes s{};
-  s.sequence = cut.sequence;
-  s.tensor = cut.tp > 1;
-  s.dropout = m.dropout > 0.0;
-  s.N = deck.train.micro_batch * deck.train.seq;
-  s.R = cut.sequence ? s.N / cut.tp : s.N;
-  s.C = m.hidden;
-  s.H = m.heads / cut.tp;
-  s.q = s.H * m.head_dim;
-  s.kv = std::max<std::int64_t>(1, m.kv_heads / cut.tp) * m.head_dim;
-  s.F = m.ffn / cut.tp;
-  s.w = m.activation == model::Activation::kSwiGlu ? 2 * s.F : s.F;
-  s.V_most = ceil_div(m.vocab, cut.tp);
-  s.V = m.vocab / cut.tp + (cut.tp_rank < m.vocab % cut.tp ? 1 : 0);
-  s.e = static_cast<std::int64_t>(dtype_size(deck.run.precision));
-  s.a = deck.run.precision == DType::kF64 ? 8 : 4;
-  return s;
-}
 
 void add_parameters(MemoryFormula& f, const app::Deck& deck, const model::Sharding& cut,
                     const model::StagePart& part, const Sizes& s) {
   const auto& m = deck.model;
-  const std::int64_t bias = m.bias ? 1 : 0;
-  const auto norm = s.C * (m.bias && m.norm == model::NormKind::kLayerNorm ? 2 : 1);
-  const auto table = s.V_most * s.C;
-  const auto heads = s.q + 2 * s.kv;
-  const auto block = 2 * norm + heads * (s.C + bias) + s.C * (s.q + bias) + s.w * (s.C + bias) +
-                     s.C * (s.F + bias);
+  const Elements of(deck, s);
+  // Neighbouring blocks take turns on two slots, and the experts of neighbouring blocks that have
+  // any.
+  std::array<std::int64_t, 2> blocks{}, experts{};
+  double dense = 0, expert = 0, used = 0;
+  std::int64_t expert_places = 0, expert_blocks = 0;
+  const auto largest = [](std::int64_t& slot, std::int64_t elements) {
+    slot = std::max(slot, elements);
+  };
+  for (auto i = part.first_layer; i < part.first_layer + part.layers; ++i) {
+    dense += static_cast<double>(of.block(i));
+    f.places += 1;
+    largest(blocks[static_cast<std::size_t>(i % 2)], of.block(i));
+    if (!m.has_experts(i)) continue;
+    expert += static_cast<double>(of.experts);
+    expert_places += 1;
+    largest(experts[static_cast<std::size_t>(++expert_blocks % 2)], of.experts);
+  }
+  for (const auto slots : {blocks, experts}) {
+    for (const auto elements : slots) {
+      used += static_cast<double>(elements);
+      f.slot_places += elements > 0 ? 1 : 0;
+    }
+  }
+
   const bool learned = m.position == model::PositionKind::kLearned;
   const bool tokens = part.embeds || (part.head && m.tie_embeddings);
   const bool own_head = part.head && !m.tie_embeddings;
-
-  double all = static_cast<double>(part.layers * block), used = 0;
-  f.places = part.layers;
-  used += static_cast<double>(std::min<std::int64_t>(2, part.layers) * block);
-  f.slot_places = std::min<std::int64_t>(2, part.layers);
   const auto add = [&](std::int64_t elements, bool has_slot) {
-    all += static_cast<double>(elements);
+    dense += static_cast<double>(elements);
     f.places += 1;
     if (!has_slot) return;
     used += static_cast<double>(elements);
     f.slot_places += 1;
   };
   // A head's own table is larger by the final norm, and shares the slot of the tokens'.
-  if (tokens) add(table, !own_head);
-  if (part.head) add(norm + (own_head ? table : 0), true);
-  if (part.embeds && learned) add(m.max_seq * s.C, true);
+  if (tokens) add(of.table, !own_head);
+  if (part.head) add(of.norm + (own_head ? of.table : 0), true);
+  if (part.embeds && learned) add(of.positions, true);
 
   const auto e = static_cast<double>(s.e), a = static_cast<double>(s.a);
   const double n = cut.zero > 0 ? cut.replicas : 1;
+  const double n_experts = cut.zero > 0 ? cut.expert_replicas : 1;
+  f.places_of_one = (n > 1 ? 0 : f.places) + (n_experts > 1 ? 0 : expert_places);
+  f.places += expert_places;
+  const auto all = dense + expert, pieces = dense / n + expert / n_experts;
   const int zero = n > 1 ? cut.zero : 0;  // one replica shares nothing out
   const bool apart = s.e != s.a;          // masters beside rounded weights
-  f.weights = zero < 3 ? e * all : apart ? 0.0 : a * all / n;
-  f.master = apart ? a * all / n : 0.0;
-  f.moments = 2 * a * all / n;
-  f.gradients = zero < 2 ? a * all : a * all / n;
+  f.weights = zero < 3 ? e * all : apart ? 0.0 : a * pieces;
+  f.master = apart ? a * pieces : 0.0;
+  f.moments = 2 * a * pieces;
+  f.gradients = zero < 2 ? a * all : a * pieces;
   f.slots = (zero >= 2 ? a * used : 0.0) + (zero >= 3 ? e * used : 0.0);
+  if (m.moe.bias_update > 0.0) f.master += a * static_cast<double>(expert_places * s.E);
 }
 
 }  // namespace
 
 MemoryFormula memory_formula(const app::Deck& deck, const comm::GridShape& grid,
-                             const model::ParamLayout& layout) {
+                             const model::ParamLayout& layout, Load load) {
   const auto& cut = layout.sharding();
   PG_ASSERT(cut.chunks == 1, "no formula for {} chunks", cut.chunks);
   const auto& part = layout.parts().front();
-  const auto s = sizes_of(deck, cut);
+  const auto s = sizes_of(deck, cut, load);
   MemoryFormula f;
   add_parameters(f, deck, cut, part, s);
 
@@ -148,19 +113,20 @@ MemoryFormula memory_formula(const app::Deck& deck, const comm::GridShape& grid,
   std::int64_t slot = part.head ? s.stream() : 0;  // the gradient at the head's input
   std::int64_t backward = part.embeds ? s.whole() : 0;
   auto forward = backward;
-  bool full = false;
   for (auto i = part.first_layer; i < part.first_layer + part.layers; ++i) {
+    const bool experts = deck.model.has_experts(i);
     const bool planned = deck.recompute.layers == 0 || i < deck.recompute.layers;
     const auto mode = planned ? deck.recompute.mode : Recompute::kNone;
     const bool selective = mode == Recompute::kSelective;
-    slot += kept_of_block(s, mode);
-    full = full || mode == Recompute::kFull;
-    forward = std::max(forward, block_forward(s, selective));
-    const auto again = mode == Recompute::kFull ? s.stream() : 0;
-    backward = std::max(
-        backward,
-        again + std::max(block_backward(s, selective),
-                         mode == Recompute::kFull ? block_forward(s, false) : std::int64_t{0}));
+    slot += kept_of_block(s, experts, mode);
+    forward = std::max(forward, block_forward(s, experts, selective));
+    auto all = block_backward(s, experts, selective);
+    if (mode == Recompute::kFull) {
+      all = s.stream() + std::max(all, block_again(s, experts));
+      // Everything but its input, which is there.
+      f.recompute = std::max(f.recompute, kept_of_block(s, experts, Recompute::kNone) - s.stream());
+    }
+    backward = std::max(backward, all);
   }
   if (part.head) forward = std::max(forward, head(s, cut.tp));
   // The running branch of the stream, and with full recomputation its end.
@@ -168,7 +134,6 @@ MemoryFormula memory_formula(const app::Deck& deck, const comm::GridShape& grid,
 
   f.kept = live * slot;
   f.scratch = std::max(forward, backward);
-  f.recompute = full ? kept_of_block(s, Recompute::kNone) - s.stream() : 0;
   // One stream open and one still on its way, of each kind that the stage sends.
   if (cut.pp > 1) f.messages = (part.head ? 2 : 4) * s.stream();
   return f;
