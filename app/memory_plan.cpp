@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "app/expert_checks.h"
 #include "app/parallel_plan.h"
 #include "comm/staging.h"
 #include "model/flops.h"
@@ -41,10 +42,13 @@ std::int64_t packed_elements(const model::ParamLayout& layout, const model::Mode
 }
 
 // The largest second operand of a product for a weight's gradient, which is packed for the call:
-// the input of a block's linear layer.
+// the input of a block's linear layer. (Experts take short runs of rows.)
 std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConfig& rank_config,
                                         std::int64_t cp) {
-  const auto widest = std::max({deck.model.hidden, rank_config.q_width(), rank_config.ffn});
+  const auto& moe = rank_config.moe;
+  const auto widest = std::max({deck.model.hidden, rank_config.q_width(),
+                                has_dense_blocks(deck.model) ? rank_config.ffn : 0,
+                                has_expert_blocks(deck.model) ? moe.shared_experts * moe.ffn : 0});
   return deck.train.micro_batch * deck.train.seq / cp * widest;
 }
 
@@ -79,18 +83,28 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
     of_experts = comm::rooms_after(expert_needs, model::GradReducer::kInFlight);
   }
 
-  // The stream over tp.
-  const auto stream = deck.train.micro_batch * deck.train.seq / cut.cp * deck.model.hidden;
+  // The stream over tp, and the gradients of gates.
+  const auto tokens_here = deck.train.micro_batch * deck.train.seq / cut.cp;
+  const auto stream = tokens_here * deck.model.hidden;
   const auto width = dtype_size(compute);
-  const auto tensor = cut.sequence ? comm::reduce_scatter_room(
-                                         cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
-                                   : comm::all_reduce_room(cut.tp, stream, width);
+  const auto tensor = std::max(
+      cut.sequence
+          ? comm::reduce_scatter_room(cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
+          : comm::all_reduce_room(cut.tp, stream, width),
+      comm::all_reduce_room(cut.tp, tokens_here * deck.model.moe.experts, element));
+
+  // The gradients of gathered keys and values over cp.
+  const auto keys = tokens_here * 2 * layout.rank_config().kv_width();
+  const auto context =
+      cut.context == model::ContextMethod::kAllGather
+          ? comm::reduce_scatter_room(cut.cp, keys * static_cast<std::int64_t>(element))
+          : 0;
 
   // A tied table over its two stages.
   const bool at_end = cut.pp > 1 && (cut.stage == 0 || cut.stage == cut.pp - 1);
   const auto& tokens = layout.place(model::ParamTable::kTokenPlace);
   const auto ends = layout.tied() && at_end ? comm::all_reduce_room(2, tokens.piece, element) : 0;
-  return replicas + of_experts + tensor + ends;
+  return replicas + of_experts + tensor + context + ends;
 }
 
 }  // namespace
