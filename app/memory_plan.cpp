@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "app/expert_checks.h"
 #include "app/parallel_plan.h"
 #include "comm/staging.h"
 #include "model/flops.h"
@@ -41,15 +42,13 @@ std::int64_t packed_elements(const model::ParamLayout& layout, const model::Mode
 }
 
 // The largest second operand of a product for a weight's gradient, which is packed for the call:
-// the input of a block's linear layer. (Experts take theirs in short pieces.)
+// the input of a block's linear layer. (Experts take short runs of rows.)
 std::int64_t packed_activation_elements(const Deck& deck, const model::ModelConfig& rank_config,
                                         std::int64_t cp) {
-  auto widest = std::max(deck.model.hidden, rank_config.q_width());
-  for (std::int64_t i = 0; i < deck.model.layers; ++i) {
-    widest = std::max(widest, deck.model.has_experts(i)
-                                  ? rank_config.moe.shared_experts * rank_config.moe.ffn
-                                  : rank_config.ffn);
-  }
+  const auto& moe = rank_config.moe;
+  const auto widest = std::max({deck.model.hidden, rank_config.q_width(),
+                                has_dense_blocks(deck.model) ? rank_config.ffn : 0,
+                                has_expert_blocks(deck.model) ? moe.shared_experts * moe.ffn : 0});
   return deck.train.micro_batch * deck.train.seq / cp * widest;
 }
 
@@ -84,17 +83,17 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
     of_experts = comm::rooms_after(expert_needs, model::GradReducer::kInFlight);
   }
 
-  // Over tp: the stream, and the gradients of a router's gates.
+  // The stream over tp, and the gradients of gates.
   const auto tokens_here = deck.train.micro_batch * deck.train.seq / cut.cp;
   const auto stream = tokens_here * deck.model.hidden;
   const auto width = dtype_size(compute);
-  auto tensor = cut.sequence ? comm::reduce_scatter_room(
-                                   cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
-                             : comm::all_reduce_room(cut.tp, stream, width);
-  tensor = std::max(tensor,
-                    comm::all_reduce_room(cut.tp, tokens_here * deck.model.moe.experts, element));
+  const auto tensor = std::max(
+      cut.sequence
+          ? comm::reduce_scatter_room(cut.tp, stream / cut.tp * static_cast<std::int64_t>(width))
+          : comm::all_reduce_room(cut.tp, stream, width),
+      comm::all_reduce_room(cut.tp, tokens_here * deck.model.moe.experts, element));
 
-  // Over cp: the gradients of gathered keys and values.
+  // The gradients of gathered keys and values over cp.
   const auto keys = tokens_here * 2 * layout.rank_config().kv_width();
   const auto context =
       cut.context == model::ContextMethod::kAllGather

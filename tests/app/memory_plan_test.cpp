@@ -149,5 +149,52 @@ TEST(MemoryPlan, sums_over_replicas_need_room_for_the_others) {
   }
 }
 
+// Gathered keys and values: the gradients of their owner's part come from each of the others.
+TEST(MemoryPlan, gathered_keys_need_room_for_the_gradients_of_others) {
+  auto deck = deck_of({false, 1, 1, 1, false, ScheduleKind::k1F1B, 0, {}}, DType::kBF16);
+  const comm::GridShape shape(1, 1, 1, 1, 3);
+  deck.grid.cp = 3;
+  deck.context.method = model::ContextMethod::kRing;
+  const auto ring = app::plan_memory(deck, shape, {});
+  deck.context.method = model::ContextMethod::kAllGather;
+  const auto gathered = app::plan_memory(deck, shape, {});
+  const auto keys = deck.train.seq / 3 * 2 * deck.model.kv_width();
+  EXPECT_EQ(gathered.communication - ring.communication, 2 * keys * 4);
+}
+
+// Routers without weights find all experts equal: every token takes the first ones, those of ep
+// rank 0, which then takes what was reserved to the last byte, and nobody more.
+TEST(MemoryPlan, the_largest_load_takes_the_bytes_that_were_reserved_for_it) {
+  const int ranks = world().size();
+  for (const auto mode : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
+    for (const double capacity : {0.0, 1.0}) {
+      auto deck = deck_of({false, 0, 1, 1, false, ScheduleKind::k1F1B, 0, {mode, 0}}, DType::kF64);
+      auto& moe = deck.model.moe;
+      moe.experts = 4 * ranks;
+      moe.top_k = 3;
+      moe.ffn = 10;
+      moe.capacity_factor = capacity;
+      moe.shared_experts = 1;
+      moe.every = 2;
+      deck.grid.ep = ranks;
+      comm::ProcessGrid grid(world(), app::grid_of(deck, ranks));
+      app::Trainer trainer(deck, grid);
+      auto& params = trainer.params();
+      for (std::size_t id = 0; id < params.table().size(); ++id) {
+        if (!params.table()[id].name.ends_with("router.weight")) continue;
+        const auto weights = params.kept_exact(id);
+        std::fill_n(weights.data<double>(), weights.elements(), 0.0);
+      }
+      trainer.step();
+      const auto plan = app::plan_memory(deck, grid.shape(), grid.coord());
+      const auto text = fmt::format("recompute {} capacity {}", static_cast<int>(mode), capacity);
+      EXPECT_LE(trainer.arena_high_water(), plan.activations_most) << text;
+      if (grid.coord()[comm::Axis::kEP] == 0 && capacity == 0.0) {
+        EXPECT_EQ(trainer.arena_high_water(), plan.activations_most) << text;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pg::testing

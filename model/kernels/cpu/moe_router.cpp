@@ -1,6 +1,7 @@
 // What stands between the router's logits and the gates: softmax, gates, the gradients of both and
 // of the load-balance loss, and the sums that the losses and reports are made of. Rows are short (a
 // few experts to some hundreds) and independent, but for the statistics.
+#include <algorithm>
 #include <cmath>
 
 #include "model/kernels/cpu/cpu_kernels.h"
@@ -32,19 +33,24 @@ A inverse_or_zero(A sum) {
 void CpuKernels::moe_softmax(TensorView probs, TensorView lse, TensorView logits) {
   check_same(probs, logits);
   check_vector(lse, logits.dim(0));
-  // One block of log_sum_exp: all of a row's exponentials have the same shift.
-  PG_ASSERT(logits.dim(1) <= cpu::kBlock, "{} experts", logits.dim(1));
+  constexpr std::int64_t kMostBlocks = 8;
+  const std::int64_t blocks = cpu::blocks_of(logits.dim(1));
+  PG_ASSERT(blocks <= kMostBlocks, "{} experts", logits.dim(1));
   cpu::dispatch_accumulator(logits.dtype(), [&]<class A>() {
     const Rows<A> out(probs), in(logits);
     A* const total = lse.data<A>();
     cpu::for_rows(in.n, in.width, [&](std::int64_t n) {
       A* const p = out[n];
-      A shift;
-      const cpu::LogSumExp row = cpu::log_sum_exp(in[n], p, &shift, in.width);
+      A shifts[kMostBlocks];
+      const cpu::LogSumExp row = cpu::log_sum_exp(in[n], p, shifts, in.width);
       total[n] = static_cast<A>(row.shift + std::log(row.sum));
-      const A scale = static_cast<A>(1.0 / row.sum);
+      for (std::int64_t b = 0; b < blocks; ++b) {  // each has a shift of its own
+        const auto scale =
+            static_cast<A>(std::exp(static_cast<double>(shifts[b]) - row.shift) / row.sum);
+        const std::int64_t end = std::min(in.width, (b + 1) * cpu::kBlock);
 #pragma omp simd
-      for (std::int64_t e = 0; e < in.width; ++e) p[e] *= scale;
+        for (std::int64_t e = b * cpu::kBlock; e < end; ++e) p[e] *= scale;
+      }
     });
   });
 }

@@ -171,24 +171,6 @@ TEST(LayerCosts, count_products_and_attention) {
             costs.block - 6 * (96.0 * 64) + 12 * (122.0 / 32 - 16.5) * 64);
 }
 
-// However much dearer blocks with experts are than those between them.
-TEST(LayerCosts, a_block_is_the_mean_where_only_some_have_experts) {
-  auto config = llama_like();
-  const auto dense = layer_costs(config, 32);
-  config.moe.experts = 8;
-  config.moe.ffn = 640;
-  config.moe.top_k = 2;
-  const auto all = layer_costs(config, 32);
-  EXPECT_EQ(all.block, dense.block + 6 * (8.0 * 64 + 3 * (2 * 640.0 - 96) * 64));
-  EXPECT_GT(all.block, dense.block + dense.head);
-  config.moe.every = 3;
-  const auto some = layer_costs(config, 32);
-  EXPECT_DOUBLE_EQ(some.block, (2 * dense.block + all.block) / 3);
-  EXPECT_DOUBLE_EQ(some.head, dense.head);
-  config.layers = 2;  // none of which has any
-  EXPECT_EQ(layer_costs(config, 32).block, dense.block);
-}
-
 TEST(LayerCosts, embeddings_weigh_less_than_a_block) {
   auto config = llama_like();
   const auto rope = layer_costs(config, 32);
