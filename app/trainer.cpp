@@ -94,6 +94,17 @@ double Trainer::auxiliary_loss(const model::MoeReport& moe) const {
   return sum / static_cast<double>(deck_.train.global_batch);
 }
 
+// Of no token there is no mean loss. The same on every rank.
+void Trainer::require_tokens(std::int64_t tokens, const std::string& when,
+                             const std::string& file) {
+  if (tokens > 0) return;
+  throw Error(ExitCode::kData,
+              fmt::format("{}: data.mask_documents leaves no token to predict: every document of "
+                          "its samples in {} has one token",
+                          when, file),
+              grid_.world().size());
+}
+
 void Trainer::load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count) {
   comm::together(grid_.world(), [&] { loader.load(first, count); });
 }
@@ -108,14 +119,7 @@ StepResult Trainer::step() {
   const auto batch = deck_.train.global_batch;
   load_batch(*train_loader_, next_sample_, batch);
   result.tokens = train_loader_->counted_tokens(next_sample_, batch);
-  if (result.tokens == 0) {
-    throw Error(
-        ExitCode::kData,
-        fmt::format("step {}: data.mask_documents leaves no token to predict: every document "
-                    "of its samples in {} has one token",
-                    result.step, deck_.data.train),
-        grid_.world().size());
-  }
+  require_tokens(result.tokens, fmt::format("step {}", result.step), deck_.data.train);
   const double loss_scale = 1.0 / static_cast<double>(result.tokens);
 
   // 2. Forward and backward of its micro-batches, in the pipeline's order. Gradients add up, and
@@ -165,6 +169,7 @@ EvalResult Trainer::evaluate() {
                                static_cast<int>(valid_loader_->micro_batches()));
     result.tokens += valid_loader_->counted_tokens(first, count);
   }
+  require_tokens(result.tokens, fmt::format("validation at step {}", completed_), deck_.data.valid);
   result.loss = sum_over_batch(loss_sum) / static_cast<double>(result.tokens);
   return result;
 }

@@ -73,6 +73,7 @@ class Trainer {
  private:
   double sum_over_batch(double loss_sum);
   double auxiliary_loss(const model::MoeReport& moe) const;
+  void require_tokens(std::int64_t tokens, const std::string& when, const std::string& file);
   void load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count);
 
   Deck deck_;

@@ -4,7 +4,9 @@
 
 namespace pg::model {
 
-Arena::Arena(std::size_t bytes) : buffer_(bytes, Buffer::Kind::kReal), dry_(false) {}
+Arena::Arena(std::size_t bytes, Buffer::Kind kind) : buffer_(bytes, kind), dry_(false) {
+  PG_ASSERT(kind != Buffer::Kind::kDry, "a dry arena of {} bytes", bytes);
+}
 
 TensorView Arena::push(DType dtype, std::initializer_list<std::int64_t> shape) {
   const TensorView sized(nullptr, dtype, shape);

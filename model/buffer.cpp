@@ -9,7 +9,8 @@ namespace pg::model {
 Buffer::Buffer(std::size_t bytes, Kind kind) : bytes_(bytes) {
   if (kind == Kind::kDry || bytes == 0) return;
   // Anonymous pages are zero and cost nothing until touched.
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (kind == Kind::kReserved ? MAP_NORESERVE : 0);
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (data == MAP_FAILED) throw fail(ExitCode::kBug, "out of memory: {} bytes refused", bytes);
   madvise(data, bytes, MADV_HUGEPAGE);  // fewer TLB misses; where it is off, nothing is lost
   data_ = data;

@@ -10,7 +10,9 @@ namespace pg::model {
 class Buffer {
  public:
   static constexpr std::size_t kAlignment = 64;
-  enum class Kind { kReal, kDry };
+  // kReserved: of an amount that may never be needed, more even than the machine has: untouched
+  // pages are refused to nobody. Where it runs out, the system ends the process.
+  enum class Kind { kReal, kReserved, kDry };
 
   Buffer() = default;
   Buffer(std::size_t bytes, Kind kind);  // Error(kBug) naming the size when memory is exhausted

@@ -126,12 +126,13 @@ class Kernels {
                                   TensorView lse, const AttentionShape& shape,
                                   const Dropout& dropout, bool accumulate = false) = 0;
 
-  // -- mixture of experts: routing
-  // --------------------------------------------------------------------- E experts. A
-  // micro-batch's routing is dense arrays over [N,E], of which a token's few entries count; N = B*R
-  // tokens in order, R of each sequence. Probabilities, gates and their gradients are in the
-  // accumulator type, masks are uint8, statistics fp64. logits[N,E] = x[N,C] w[E,C]^T, computed in
-  // the accumulator type whatever x and w are stored in.
+  // -- mixture of experts: routing ---------------------------------------------------------------
+
+  // E experts. A micro-batch's routing is dense arrays over [N,E], of which a token's few entries
+  // count; N = B*R tokens in order, R of each sequence. Probabilities, gates and their gradients
+  // are in the accumulator type, masks are uint8, statistics fp64.
+
+  // logits[N,E] = x[N,C] w[E,C]^T, computed in the accumulator type whatever x and w are stored in.
   virtual void moe_logits(TensorView logits, TensorView x, TensorView w) = 0;
   // dw[E,C] += dlogits^T x; dx[N,C] (of x's type) += dlogits w, unless empty.
   virtual void moe_logits_backward(TensorView dx, TensorView dw, TensorView dlogits, TensorView x,
@@ -177,10 +178,10 @@ class Kernels {
   // sums[W] += over rows of x[B,W] (rows may be strided); fp64.
   virtual void sum_rows(TensorView sums, TensorView x) = 0;
 
-  // -- mixture of experts: moving tokens
-  // ------------------------------------------------------------------ rows[N,E] (int32): the rank
-  // of each kept pair (token, expert) when sorted by expert, then by token; -1 where kept is 0.
-  // counts[E] (host): pairs of each expert; complete on return.
+  // -- mixture of experts: moving tokens ---------------------------------------------------------
+
+  // rows[N,E] (int32): the rank of each kept pair (token, expert) when sorted by expert, then by
+  // token; -1 where kept is 0. counts[E] (host): pairs of each expert; complete on return.
   virtual void moe_rows(TensorView rows, std::span<std::int64_t> counts, TensorView kept) = 0;
   // Row rows[n,e] of to[A,C] = x[n,C], times gates[n,e] unless gates is empty.
   virtual void moe_dispatch(TensorView to, TensorView x, TensorView rows, TensorView gates) = 0;
@@ -192,11 +193,12 @@ class Kernels {
   virtual void moe_gate_gradient(TensorView dgates, TensorView dy, TensorView from,
                                  TensorView rows) = 0;
 
-  // -- grouped products (G experts, one weight each)
-  // ------------------------------------------------------- Rows [begin[g], begin[g+1]) of x[R,I]
-  // meet w[g][O,I]; begin has G+1 ascending entries from 0 to R, groups may be empty. `bias` and
-  // `dbias` are empty or have G entries. Otherwise as linear_*. A row's result depends on no other
-  // row, nor on where in its group it stands: bitwise.
+  // -- grouped products --------------------------------------------------------------------------
+
+  // G experts, one weight each: rows [begin[g], begin[g+1]) of x[R,I] meet w[g][O,I]; begin has G+1
+  // ascending entries from 0 to R, groups may be empty. `bias` and `dbias` are empty or have G
+  // entries. Otherwise as linear_*. A row's result depends on no other row, nor on where in its
+  // group it stands: bitwise.
   virtual void grouped_linear_forward(TensorView y, TensorView x, std::span<const TensorView> w,
                                       std::span<const TensorView> bias,
                                       std::span<const std::int64_t> begin) = 0;

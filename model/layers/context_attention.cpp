@@ -13,6 +13,10 @@ Heads split_heads(TensorView packed, std::int64_t sequences, std::int64_t heads,
   return {cut(0, heads), cut(heads, kv_heads), cut(heads + kv_heads, kv_heads)};
 }
 
+TensorView by_head(const LayerContext& ctx, TensorView x) {
+  return x.split_last(ctx.config.head_dim).split_first(ctx.batch.sequences);
+}
+
 AttentionShape attention_shape(const LayerContext& ctx, std::int64_t first_query,
                                std::int64_t queries, std::int64_t first_key) {
   AttentionShape shape;
@@ -39,10 +43,6 @@ Dropout dropout_of(const LayerContext& ctx, const std::string& site) {
     dropout.first_head += ctx.config.heads / ctx.context.size() * ctx.context.rank();
   }
   return dropout;
-}
-
-TensorView by_head(const LayerContext& ctx, TensorView o) {
-  return o.split_last(ctx.config.head_dim).split_first(ctx.batch.sequences);
 }
 
 }  // namespace

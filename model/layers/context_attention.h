@@ -40,6 +40,8 @@ void attend_backward(const LayerContext& ctx, TensorView dqkv, TensorView d_out,
                      const AttentionSaved& saved, const std::string& site);
 
 // -- the methods, each in a file of its name -----------------------------------------------------
+// x[B T, H D] as [B, T, H, D], whatever T and H are.
+TensorView by_head(const LayerContext& ctx, TensorView x);
 // The call's shape for queries from position `first_query` on, `queries` of them, and keys from
 // `first_key` on.
 AttentionShape attention_shape(const LayerContext& ctx, std::int64_t first_query,

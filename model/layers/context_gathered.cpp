@@ -44,10 +44,6 @@ TensorView gather_keys(const LayerContext& ctx, TensorView qkv) {
   return whole.split_last(c.head_dim);
 }
 
-TensorView by_head(const LayerContext& ctx, TensorView x) {
-  return x.split_last(ctx.config.head_dim).split_first(ctx.batch.sequences);
-}
-
 }  // namespace
 
 void forward(const LayerContext& ctx, AttentionSaved& saved, const Dropout& dropout) {

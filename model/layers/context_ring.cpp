@@ -48,8 +48,7 @@ struct Keys {
 };
 
 Keys split_keys(const LayerContext& ctx, TensorView packed) {
-  const auto heads =
-      packed.split_last(ctx.config.head_dim).split_first(ctx.batch.sequences);  // [B,T,2K,D]
+  const auto heads = by_head(ctx, packed);  // [B,T,2K,D]
   return {heads.slice(2, 0, ctx.config.kv_heads),
           heads.slice(2, ctx.config.kv_heads, ctx.config.kv_heads)};
 }
@@ -80,10 +79,6 @@ class Exchange {
  private:
   comm::Pending coming_, leaving_;
 };
-
-TensorView by_head(const LayerContext& ctx, TensorView x) {
-  return x.split_last(ctx.config.head_dim).split_first(ctx.batch.sequences);
-}
 
 }  // namespace
 

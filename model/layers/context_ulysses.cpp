@@ -102,14 +102,6 @@ TensorView to_heads(const LayerContext& ctx, Arena& arena, TensorView qkv) {
 
 namespace ulysses {
 
-namespace {
-
-TensorView by_head(const LayerContext& ctx, TensorView x) {
-  return x.split_last(ctx.config.head_dim).split_first(ctx.batch.sequences);
-}
-
-}  // namespace
-
 void forward(const LayerContext& ctx, AttentionSaved& saved, const Dropout& dropout) {
   const ArenaScope scope(ctx.scratch);
   const Shares s(ctx);

@@ -76,9 +76,8 @@ struct Pipeline::Impl {
         context_ranks(p.layout().sharding(), *groups.context, o.seq),
         experts(p.layout().sharding(), c.moe.experts, *groups.experts, load),
         sharding(p.layout().sharding()),
-        scratch(sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->scratch))),
-        recompute(sizes == nullptr ? Arena::dry()
-                                   : Arena(static_cast<std::size_t>(sizes->recompute))),
+        scratch(sizes == nullptr ? Arena::dry() : activation_arena(sizes->scratch)),
+        recompute(sizes == nullptr ? Arena::dry() : activation_arena(sizes->recompute)),
         messages(sizes == nullptr ? Arena::dry()
                                   : Arena(static_cast<std::size_t>(sizes->messages))) {
     PG_ASSERT(static_cast<int>(p.layout().parts().size()) == sharding.chunks, "{} chunks of {}",
@@ -92,8 +91,8 @@ struct Pipeline::Impl {
                                    options.recompute),
                         {}});
       for (int n = 0; n < slots[i]; ++n) {
-        chunks[i].slots.emplace_back(
-            sizes == nullptr ? Arena::dry() : Arena(static_cast<std::size_t>(sizes->slot[i])));
+        chunks[i].slots.emplace_back(sizes == nullptr ? Arena::dry()
+                                                      : activation_arena(sizes->slot[i]));
       }
     }
     if (c.moe.experts > 0) {
@@ -109,6 +108,12 @@ struct Pipeline::Impl {
     fill(gradients, streams.gradients);
     planned.slots = slots;
     if (sizes != nullptr) planned = *sizes;
+  }
+
+  // Experts seldom receive as much as they could, which may be more than a host has.
+  Arena activation_arena(std::int64_t bytes) const {
+    return Arena(static_cast<std::size_t>(bytes),
+                 config.moe.experts > 0 ? Buffer::Kind::kReserved : Buffer::Kind::kReal);
   }
 
   const std::vector<Action>& forward_list(int count) {

@@ -210,6 +210,19 @@ TEST(Train, a_run_that_diverges_ends_with_the_numerical_code_and_no_checkpoint) 
   }
 }
 
+// Documents of one token predict nothing: a mean over no token is no loss.
+TEST(Train, masked_documents_without_a_token_to_predict_are_refused) {
+  const auto single = make_documents(world(), "train_single", 200, 61, 3, 1).string();
+  auto deck = deck_in("single_valid");
+  deck.data.mask_documents = true;
+  deck.data.valid = single;
+  EXPECT_EQ(code_of([&] { app::run_train(deck, world()); }), ExitCode::kData);
+  deck = deck_in("single_train");
+  deck.data.mask_documents = true;
+  deck.data.train = single;
+  EXPECT_EQ(code_of([&] { app::run_train(deck, world()); }), ExitCode::kData);
+}
+
 TEST(Train, planned_activations_are_the_arena_s_high_water) {
   for (const auto make : {llama_deck, gpt2_deck}) {
     for (const auto type : {DType::kF64, DType::kF32, DType::kBF16}) {

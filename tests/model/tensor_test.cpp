@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <fstream>
 #include <numeric>
 #include <vector>
 
@@ -56,6 +58,18 @@ TEST(Arena, one_byte_too_many_is_a_bug_and_views_do_not_overlap) {
   const auto b = arena.push(DType::kF32, {16});
   EXPECT_EQ(static_cast<char*>(b.raw()) - static_cast<char*>(a.raw()), 64);
   EXPECT_THROW(arena.push(DType::kU8, {1}), Error);
+}
+
+TEST(Arena, what_is_only_reserved_may_be_more_than_the_machine_has) {
+  int overcommit = 0;
+  std::ifstream("/proc/sys/vm/overcommit_memory") >> overcommit;
+  if (overcommit == 2) GTEST_SKIP() << "this system commits to every page";
+  constexpr std::int64_t kTebibytes = std::int64_t{8} << 40;
+  Arena arena(kTebibytes, Buffer::Kind::kReserved);
+  const auto row = arena.push(DType::kU8, {4096});
+  std::memset(row.raw(), 1, row.bytes());
+  arena.push(DType::kU8, {kTebibytes - 4096});
+  EXPECT_EQ(arena.high_water(), static_cast<std::size_t>(kTebibytes));
 }
 
 }  // namespace
