@@ -20,7 +20,13 @@ std::int64_t expert_capacity(const MoeConfig& moe, std::int64_t seq) {
 ExpertLoad balanced_load(const MoeConfig& moe, const Sharding& sharding, std::int64_t sequences,
                          std::int64_t tokens) {
   const auto most = largest_load(moe, sharding, sequences, tokens);
-  const auto even = tokens * moe.top_k;
+  auto even = tokens * moe.top_k;
+  if (moe.router == RouterKind::kExpertChoice) {
+    // Exactly so many of each whole sequence, of which this rank has one part in cp.
+    const auto seq = tokens / sequences * sharding.cp;
+    const auto pairs = sequences * moe.experts * expert_capacity(moe, seq);
+    even = (pairs + sharding.cp - 1) / sharding.cp;
+  }
   return {std::min(even, most.sent), std::min(even, most.received)};
 }
 
@@ -99,11 +105,14 @@ void ExpertParallel::to_experts(Kernels& kernels, Arena& scratch, TensorView to,
   if (size_ == 1) return kernels.copy(to, from);
   const ArenaScope scope(scratch);
   const auto width = from.dim(1);
-  const auto arrived = scratch.push(from.dtype(), {routes.arrived(), width});
+  // Rows of one expert are in order as they come.
+  const bool in_order = experts_ == 1;
+  const auto arrived = in_order ? to : scratch.push(from.dtype(), {routes.arrived(), width});
   group_
       .all_to_all(buffer_view(from), elements(routes.sent_rows, width), buffer_view(arrived),
                   elements(routes.received_rows, width))
       .wait();
+  if (in_order) return;
   for_parts(routes, [&](std::int64_t arrival, std::int64_t row, std::int64_t rows) {
     kernels.copy(to.slice(0, row, rows), arrived.slice(0, arrival, rows));
   });
@@ -114,10 +123,13 @@ void ExpertParallel::to_tokens(Kernels& kernels, Arena& scratch, TensorView to, 
   if (size_ == 1) return kernels.copy(to, from);
   const ArenaScope scope(scratch);
   const auto width = from.dim(1);
-  const auto leaving = scratch.push(from.dtype(), {routes.arrived(), width});
-  for_parts(routes, [&](std::int64_t arrival, std::int64_t row, std::int64_t rows) {
-    kernels.copy(leaving.slice(0, arrival, rows), from.slice(0, row, rows));
-  });
+  const bool in_order = experts_ == 1;
+  const auto leaving = in_order ? from : scratch.push(from.dtype(), {routes.arrived(), width});
+  if (!in_order) {
+    for_parts(routes, [&](std::int64_t arrival, std::int64_t row, std::int64_t rows) {
+      kernels.copy(leaving.slice(0, arrival, rows), from.slice(0, row, rows));
+    });
+  }
   group_
       .all_to_all(buffer_view(leaving), elements(routes.received_rows, width), buffer_view(to),
                   elements(routes.sent_rows, width))

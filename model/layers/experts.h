@@ -25,7 +25,8 @@ class Experts {
   // Without y: only what backward reads.
   Saved forward(const LayerContext& ctx, TensorView y, TensorView x,
                 std::span<const std::int64_t> begin) const;
-  // dx[R,C], this tp rank's part of the sum, from dy[R,C]; adds the weights' gradients.
+  // dx[R,C], this tp rank's part of the sum, from dy[R,C], and may take its place; adds the
+  // weights' gradients.
   void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,
                 const Saved& saved, std::span<const std::int64_t> begin) const;
 

@@ -88,20 +88,15 @@ void Moe::backward(const LayerContext& ctx, TensorView dx, TensorView dy, Tensor
     const bool alone = ctx.experts.size() == 1;
     const auto d_sent = ctx.push_rows(ctx.scratch, routes.sent, width);
     ctx.kernels.moe_dispatch(d_sent, d_whole, saved.rows, saved.routing.gates);
-    auto d_out = d_sent;
+    auto d_rows = d_sent;
     if (!alone) {
-      d_out = ctx.push_rows(ctx.scratch, routes.arrived(), width);
-      ctx.experts.to_experts(ctx.kernels, ctx.scratch, d_out, d_sent, routes);
+      d_rows = ctx.push_rows(ctx.scratch, routes.arrived(), width);
+      ctx.experts.to_experts(ctx.kernels, ctx.scratch, d_rows, d_sent, routes);
     }
-    // 2. Through the experts, and back.
-    const auto d_in = ctx.push_rows(ctx.scratch, routes.arrived(), width);
-    experts_.backward(ctx, d_in, d_out, saved.arrived, saved.experts, routes.begin);
-    auto d_tokens = d_in;
-    if (!alone) {
-      d_tokens = d_sent;  // not needed any more
-      ctx.experts.to_tokens(ctx.kernels, ctx.scratch, d_tokens, d_in, routes);
-    }
-    ctx.kernels.moe_combine(partial, d_tokens, saved.rows, {},
+    // 2. Through the experts, in the same memory, and back.
+    experts_.backward(ctx, d_rows, d_rows, saved.arrived, saved.experts, routes.begin);
+    if (!alone) ctx.experts.to_tokens(ctx.kernels, ctx.scratch, d_sent, d_rows, routes);
+    ctx.kernels.moe_combine(partial, d_sent, saved.rows, {},
                             /*accumulate=*/shared_.has_value());
   }
   // 3. The gates' gradients, of whole outputs.
