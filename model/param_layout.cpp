@@ -40,7 +40,8 @@ ParamLayout::ParamLayout(const ModelConfig& config, const Sharding& sharding,
       parts_(std::move(parts)),
       rank_config_(share(config, sharding.tp)),
       tied_(config.tie_embeddings),
-      place_(static_cast<std::size_t>(table_.places())) {
+      place_(static_cast<std::size_t>(table_.places())),
+      params_of_(static_cast<std::size_t>(table_.places())) {
   hold_places(config);
   // The second copy of a tied table, on the last stage.
   const bool copies_tokens = tied_ && sharding_.pp > 1 && sharding_.stage > 0;
@@ -53,6 +54,7 @@ ParamLayout::ParamLayout(const ModelConfig& config, const Sharding& sharding,
     if (!part.held) part.counts = false;
     part_.push_back(part);
     if (!part.held) continue;
+    params_of_[static_cast<std::size_t>(spec.place)].push_back(part_.size() - 1);
     const auto allocated = spec.cut == TensorCut::kVocabRows
                                ? vocab_rows(spec.shape[0], sharding_.tp, 0).allocated * part.cols
                                : part.elements();
@@ -147,14 +149,6 @@ ParamPart ParamLayout::cut(const ParamSpec& spec) const {
     }
   }
   return part;
-}
-
-std::vector<std::size_t> ParamLayout::params_of(std::int64_t place) const {
-  std::vector<std::size_t> ids;
-  for (std::size_t id = 0; id < table_.size(); ++id) {
-    if (table_[id].place == place && part_[id].held) ids.push_back(id);
-  }
-  return ids;
 }
 
 ParamLayout::Kept ParamLayout::kept(std::size_t id) const {

@@ -56,7 +56,10 @@ class ParamLayout {
     return place_[static_cast<std::size_t>(place)];
   }
   std::int64_t places() const { return table_.places(); }
-  std::vector<std::size_t> params_of(std::int64_t place) const;  // ids, in memory's order
+  // Ids of what this rank holds of a place, in memory's order.
+  const std::vector<std::size_t>& params_of(std::int64_t place) const {
+    return params_of_[static_cast<std::size_t>(place)];
+  }
 
   // ZeRO cuts a place into this many pieces (1 without ZeRO), of which this rank keeps one. Experts
   // have fewer replicas than the rest.
@@ -113,6 +116,7 @@ class ParamLayout {
   bool tied_;
   std::vector<ParamPart> part_;
   std::vector<PlaceRange> place_;
+  std::vector<std::vector<std::size_t>> params_of_;
   std::int64_t full_ = 0, shard_ = 0;
 };
 

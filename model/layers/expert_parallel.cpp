@@ -102,7 +102,7 @@ void ExpertParallel::for_parts(const ExpertRoutes& routes, Move move) const {
 
 void ExpertParallel::to_experts(Kernels& kernels, Arena& scratch, TensorView to, TensorView from,
                                 const ExpertRoutes& routes) const {
-  if (size_ == 1) return kernels.copy(to, from);
+  PG_ASSERT(size_ > 1, "{} ep ranks", size_);
   const ArenaScope scope(scratch);
   const auto width = from.dim(1);
   // Rows of one expert are in order as they come.
@@ -120,7 +120,7 @@ void ExpertParallel::to_experts(Kernels& kernels, Arena& scratch, TensorView to,
 
 void ExpertParallel::to_tokens(Kernels& kernels, Arena& scratch, TensorView to, TensorView from,
                                const ExpertRoutes& routes) const {
-  if (size_ == 1) return kernels.copy(to, from);
+  PG_ASSERT(size_ > 1, "{} ep ranks", size_);
   const ArenaScope scope(scratch);
   const auto width = from.dim(1);
   const bool in_order = experts_ == 1;
