@@ -14,7 +14,6 @@ namespace {
 using model::ContextMethod;
 using model::Recompute;
 using model::RouterKind;
-using model::ScheduleKind;
 
 comm::Communicator world() {
   return comm::Communicator::world();

@@ -34,33 +34,40 @@ One training step on one sequence, fp32: 1 layer, hidden 64, 4 heads of 16 (4 KV
 width 256, vocabulary 256, no recomputation; each rank one thread. MiB a rank (the one with the
 most).
 
-- Arenas: the high water of all activations and temporaries, which is what was planned, to the byte
-  (the program checks it). Times cp: over cp = 1 of the same length; 1 is an exact 1/cp. Required:
-  within 10 % for ring and ulysses.
-- T x T bytes: what the smallest object of all pairs of positions would take, over the arenas.
+- Arenas: the high water of all activations and temporaries, taken / planned. Times cp: over cp = 1
+  of the same length; 1 is an exact 1/cp. Required: within 10 % for ring and ulysses.
+- T x T bytes: what a byte for each pair of positions would take, over the arenas. There is no such
+  object: bytes a token do not grow with the length.
 - Process: the process's peak, with its code, libraries, weights and packed copies.
 - Loss and norm of the gradient: of the first step; the same on all grids within rounding. A loss is
   a mean in fp64 of fp32 cross-entropies, each of sums of at most 256 products: relative rounding
   below sqrt(256) 2^-24 = 1e-6 a token, and independent over tokens. An element of the gradient is a
   sum over T tokens in fp32, whose order differs: relatively sqrt(131072) 2^-24 = 2e-5 of the norm
   of its terms.
-- Seconds are for orientation: 2 cores, so 4 ranks take turns, and the machine did other work.
+- Seconds are for orientation: 2 cores, so 4 ranks take turns, and the machine did other work at
+  the same time (up to ten times as many processes as cores).
 
-`allgather` holds the keys and values of the whole sequence while it attends, and with them their
-gradients: that part does not fall with cp. `ulysses` keeps attention's outputs twice, by head and
-by position.
+`ring` keeps what one rank would keep of its part; its keys and gradients on their way find room
+where the feed-forward layer's temporaries were. With a narrower one, or in bf16, where gradients
+travel in fp32, they need more than that: times cp is then 1.14 (width 176) and 1.18 (bf16) with one
+layer, and nearer to 1 with more, as only one layer's keys are on their way. `ulysses` keeps
+attention's outputs twice, by head and by position. `allgather` holds the keys and values of the whole sequence while it attends, and
+with them their gradients: that part does not fall with cp.
+
+Beside the arenas a rank has 12 bytes for each token of its part (token, target, position), all it
+reads of a sequence; with data.mask_documents 4 bytes for each position of the whole one.
 
 TEXT
   echo "Made by \`tests/bench/long_table.sh\` on $(date -u +%F)," \
     "$(nproc --all) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)."
   echo
-  echo "| tokens | method | cp | arenas | bytes a token and rank | times cp | T x T bytes / arenas |" \
+  echo "| tokens | method | cp | arenas | bytes a token | times cp | T x T bytes / arenas |" \
     "process | seconds | loss | gradient norm |"
   echo "|---|---|---|---|---|---|---|---|---|---|---|"
   awk '
     $2 == 1 { one[$3] = $4 }
-    { printf "| %d | %s | %d | %.1f | %.1f | %.4f | %.0f | %.0f | %s | %s | %s |\n",
-        $3, $2 == 1 ? "any" : $1, $2, $4 / 2^20, $4 / $3, $4 * $2 / one[$3], $3 * $3 / $4,
+    { printf "| %d | %s | %d | %.1f / %.1f | %.1f | %.4f | %.0f | %.0f | %s | %s | %s |\n",
+        $3, $2 == 1 ? "any" : $1, $2, $4 / 2^20, $5 / 2^20, $4 / $3, $4 * $2 / one[$3], $3 * $3 / $4,
         $6 / 2^20, $7, $8, $9
       if ($1 != "allgather" && ($4 * $2 / one[$3] > 1.1 || $4 * $2 / one[$3] < 0.9)) bad = 1
       if ($4 != $5) bad = 1 }
