@@ -129,6 +129,10 @@ TEST(Experts, fp64_is_the_same_at_the_edges) {
       {"two layers of which one has experts, in two stages",
        with_stages(with_experts(llama(Feed::kTopKShared), 2), 2, ScheduleKind::kGPipe),
        [](app::Deck& d) { d.model.layers = 2; }},
+      {"five layers of which two have experts, in four chunks",
+       with_stages(with_zero(with_experts(gpt2(Feed::kTopKShared), 2), 2, 3), 2,
+                   ScheduleKind::kInterleaved),
+       [](app::Deck& d) { d.model.layers = 5; }},
       {"four sequences a micro-batch", with_experts(llama(Feed::kTopKCapacity), 2),
        [](app::Deck& d) { d.train.micro_batch = 4; }},
   };

@@ -128,6 +128,7 @@ app::Deck MatrixCase::deck(const std::filesystem::path& tokens, DType precision)
     deck.data.mask_documents = mask == Mask::kDocuments || mask == Mask::kDocumentsWindow;
   }
   if (sequences > 0) {
+    deck.model.layers = 4;
     deck.train.micro_batch = sequences;
     deck.train.global_batch = 8;
     deck.train.seq = deck.model.max_seq = 24;

@@ -51,8 +51,9 @@ struct MatrixCase {
   model::ContextMethod context = model::ContextMethod::kRing;
   Feed feed = Feed::kDense;
   Mask mask = Mask::kStyle;
-  // Sequences a micro-batch; 0: the sizes of the dense matrix. Otherwise 8 sequences of 24 tokens a
-  // step and 12 query heads on 2 (Llama) or 12 KV heads, which 2 to 4 cp ranks can cut.
+  // Sequences a micro-batch; 0: the sizes of the dense matrix. Otherwise 4 layers, 8
+  // sequences of 24 tokens a step and 12 query heads on 2 (Llama) or 12 KV heads, which 2 to 4 cp
+  // ranks can cut.
   int sequences = 0;
 
   int ranks() const { return dp * tp * pp * ep * cp; }
