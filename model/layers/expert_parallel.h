@@ -56,8 +56,8 @@ class ExpertParallel {
   // counts[E]: pairs of this rank for each expert of the model. Collective.
   ExpertRoutes routes(std::span<const std::int64_t> counts) const;
 
-  // to[arrived,C] in the order of `begin`, from[sent,C]. Collective. Only for more than one ep rank:
-  // with one nothing moves, and both orders are the same.
+  // to[arrived,C] in the order of `begin`, from[sent,C]. Collective. Only for more than one ep
+  // rank: with one nothing moves, and both orders are the same.
   void to_experts(Kernels& kernels, Arena& scratch, TensorView to, TensorView from,
                   const ExpertRoutes& routes) const;
   // And back: to[sent,C] from from[arrived,C].
