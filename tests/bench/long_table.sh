@@ -44,15 +44,14 @@ most).
   below sqrt(256) 2^-24 = 1e-6 a token, and independent over tokens. An element of the gradient is a
   sum over T tokens in fp32, whose order differs: relatively sqrt(131072) 2^-24 = 2e-5 of the norm
   of its terms.
-- Seconds are for orientation: 2 cores, so 4 ranks take turns, and the machine did other work at
-  the same time (up to ten times as many processes as cores).
+- Seconds are for orientation: 2 cores, so 4 ranks take turns.
 
 `ring` keeps what one rank would keep of its part; its keys and gradients on their way find room
-where the feed-forward layer's temporaries were. With a narrower one, or in bf16, where gradients
-travel in fp32, they need more than that: times cp is then 1.14 (width 176) and 1.18 (bf16) with one
-layer, and nearer to 1 with more, as only one layer's keys are on their way. `ulysses` keeps
-attention's outputs twice, by head and by position. `allgather` holds the keys and values of the whole sequence while it attends, and
-with them their gradients: that part does not fall with cp.
+where the feed-forward layer's temporaries were, on more than two ranks not quite. With a narrower
+layer, or in bf16, where gradients travel in fp32, they need more than that; but only one layer's
+keys are on their way, so times cp is nearer to 1 with more layers. `ulysses` keeps attention's
+outputs twice, by head and by position. `allgather` holds the keys and values of the whole sequence
+while it attends, and with them their gradients: that part does not fall with cp.
 
 Beside the arenas a rank has 12 bytes for each token of its part (token, target, position), all it
 reads of a sequence; with data.mask_documents 4 bytes for each position of the whole one.

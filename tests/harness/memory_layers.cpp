@@ -119,8 +119,10 @@ std::int64_t method_backward(const Sizes& s) {
   const auto outputs = pad(s.N * s.q * s.e);
   switch (s.method) {
     case ContextMethod::kRing:
-      // Besides the keys, gradients that leave and that come.
-      return 2 * s.keys(s.e) + 2 * s.keys(s.a) + exact_queries + (s.rounds() ? s.keys(s.a) : 0);
+      // Besides the keys, gradients that leave and that come, and from the third rank on a rank's
+      // share of those that come.
+      return 2 * s.keys(s.e) + (s.cp > 2 ? 3 : 2) * s.keys(s.a) + exact_queries +
+             (s.rounds() ? s.keys(s.a) : 0);
     case ContextMethod::kAllGather:
       return exact_queries + s.all_keys(s.a) + std::max(2 * s.all_keys(s.e), s.all_keys(s.a));
     case ContextMethod::kUlysses: {
