@@ -181,7 +181,7 @@ TEST(ExpertsControl, a_sum_over_the_wrong_ranks_is_found) {
       {"a bucket of ZeRO 3 on ep 4",
        with_zero(with_experts(top_k, 4), 1, 3),
        {.drop_one_bucket = true}},
-      {"a norm's and a router's sum over tp",
+      {"a norm's sum over tp",
        with_tensor(with_experts(top_k, 2), 2, true),
        {.drop_stream_sum = true}},
       {"the tied table's two stages",
