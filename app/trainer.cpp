@@ -52,7 +52,7 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
       pipeline_(deck.model, pipeline_options(deck, grid.shape()), params_, *kernels_, groups_,
                 deck.run.seed, use_),
       optimizer_(adamw_config(deck.optimizer), params_, *kernels_, groups_),
-      balance_(params_, groups_) {
+      balance_(params_, *kernels_, groups_) {
   const auto& shape = grid.shape();
   const BatchShare share{deck.train.seq,
                          deck.train.micro_batch,

@@ -80,7 +80,8 @@ target_compile_definitions(pg_dependencies INTERFACE ${HDF5_DEFINITIONS} OMPI_SK
 # At -O3, g++ 12 sees an overflow in fmt 9's fill character that is not there (fmt issue 2989), and an
 # overlap in std::string::insert (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(pg_dependencies INTERFACE -Wno-stringop-overflow -Wno-restrict)
+  target_compile_options(pg_dependencies INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wno-stringop-overflow> $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
 endif()
 target_link_libraries(pg_dependencies INTERFACE
   MPI::MPI_C OpenMP::OpenMP_CXX Threads::Threads ZLIB::ZLIB ${DNNL_LIBRARY}

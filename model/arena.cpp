@@ -4,7 +4,8 @@
 
 namespace pg::model {
 
-Arena::Arena(std::size_t bytes, Buffer::Kind kind) : buffer_(bytes, kind), dry_(false) {
+Arena::Arena(std::size_t bytes, Buffer::Kind kind, Device device)
+    : buffer_(bytes, kind, device), dry_(false) {
   PG_ASSERT(kind != Buffer::Kind::kDry, "a dry arena of {} bytes", bytes);
 }
 
@@ -18,7 +19,7 @@ TensorView Arena::push(DType dtype, std::initializer_list<std::int64_t> shape) {
   if (dry_) return sized;
   PG_ASSERT(used_ <= buffer_.bytes(), "{} more of {} bytes for {}", used_ - begin, buffer_.bytes(),
             sized.text());
-  return TensorView(buffer_.at(begin), dtype, shape);
+  return TensorView(buffer_.at(begin), dtype, shape, buffer_.device());
 }
 
 void Arena::release(std::size_t mark) {

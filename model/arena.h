@@ -14,7 +14,8 @@ namespace pg::model {
 class Arena {
  public:
   static Arena dry() { return Arena(); }
-  explicit Arena(std::size_t bytes, Buffer::Kind kind = Buffer::Kind::kReal);
+  explicit Arena(std::size_t bytes, Buffer::Kind kind = Buffer::Kind::kReal,
+                 Device device = Device::kCpu);
 
   // Uninitialised, cache-line aligned. Error(kBug) when the arena is too small.
   TensorView push(DType dtype, std::initializer_list<std::int64_t> shape);

@@ -3,11 +3,16 @@
 #include <sys/mman.h>
 
 #include "comm/error.h"
+#include "comm/gpu.h"
 
 namespace pg::model {
 
-Buffer::Buffer(std::size_t bytes, Kind kind) : bytes_(bytes) {
+Buffer::Buffer(std::size_t bytes, Kind kind, Device device) : bytes_(bytes), device_(device) {
   if (kind == Kind::kDry || bytes == 0) return;
+  if (device == Device::kCuda) {
+    data_ = comm::gpu_allocate(bytes);
+    return;
+  }
   // Anonymous pages are zero and cost nothing until touched.
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (kind == Kind::kReserved ? MAP_NORESERVE : 0);
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
@@ -17,7 +22,12 @@ Buffer::Buffer(std::size_t bytes, Kind kind) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) munmap(data_, bytes_);
+  if (data_ == nullptr) return;
+  if (device_ == Device::kCuda) {
+    comm::gpu_free(data_);
+  } else {
+    munmap(data_, bytes_);
+  }
 }
 
 }  // namespace pg::model

@@ -1,26 +1,31 @@
-// Owned, zeroed, page-aligned host memory of a fixed size. A dry buffer has a size but no storage:
-// dry runs measure with it. Move-only.
+// Owned, zeroed, page-aligned memory of a fixed size, on the host or the GPU. A dry buffer has a
+// size but no storage: dry runs measure with it. Move-only.
 #pragma once
 
 #include <cstddef>
 #include <utility>
+
+#include "comm/dtype.h"
 
 namespace pg::model {
 
 class Buffer {
  public:
   static constexpr std::size_t kAlignment = 64;
-  // kReserved: of an amount that may never be needed, more even than the machine has: untouched
-  // pages are refused to nobody. Where it runs out, the system ends the process.
+  // kReserved, on the host: of an amount that may never be needed, more even than the machine has:
+  // untouched pages are refused to nobody. Where it runs out, the system ends the process. On the
+  // GPU the same as kReal.
   enum class Kind { kReal, kReserved, kDry };
 
   Buffer() = default;
-  Buffer(std::size_t bytes, Kind kind);  // Error(kBug) naming the size when memory is exhausted
+  // Error(kBug) naming the size when memory is exhausted.
+  Buffer(std::size_t bytes, Kind kind, Device device = Device::kCpu);
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(device_, other.device_);
     return *this;
   }
   ~Buffer();
@@ -30,10 +35,12 @@ class Buffer {
     return data_ != nullptr ? static_cast<char*>(data_) + offset : nullptr;
   }
   std::size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
 
  private:
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
+  Device device_ = Device::kCpu;
 };
 
 }  // namespace pg::model

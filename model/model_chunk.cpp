@@ -105,8 +105,8 @@ Stream ModelChunk::run(const LayerContext& ctx, Arena& again, Saved& saved, Tens
   return stream;
 }
 
-double ModelChunk::forward(const LayerContext& ctx, Arena& again, Saved& saved, TensorView in,
-                           TensorView out, double loss_scale, PlaceUse& use) const {
+void ModelChunk::forward(const LayerContext& ctx, Arena& again, Saved& saved, TensorView in,
+                         TensorView out, double loss_scale, PlaceUse& use) const {
   const ArenaScope scope(ctx.scratch);
   const auto branch = ctx.push_stream(ctx.scratch);
   const auto carry = full(0) ? ctx.push_stream(ctx.scratch) : TensorView();
@@ -114,19 +114,21 @@ double ModelChunk::forward(const LayerContext& ctx, Arena& again, Saved& saved, 
   if (!part_.head) {
     ctx.kernels.copy(out, stream.residual);
     if (!stream.branch.empty()) ctx.kernels.add(out, stream.branch);
-    return 0.0;
+    return;
   }
   use.need_weights(head_place_, shares_tokens() ? ParamTable::kTokenPlace : -1);
   if (shares_tokens()) use.need_weights(ParamTable::kTokenPlace, -1);
-  if (!ctx.training) return head_->loss(ctx, {}, stream, 0.0);
+  if (!ctx.training) {
+    head_->loss(ctx, {}, stream, 0.0);
+    return;
+  }
 
   use.begin_grads(head_place_);
   if (shares_tokens()) use.begin_grads(ParamTable::kTokenPlace);
   saved.dr = ctx.push_stream(ctx.keep);
-  const double loss = head_->loss(ctx, saved.dr, stream, loss_scale);
+  head_->loss(ctx, saved.dr, stream, loss_scale);
   use.grads_done(head_place_);
   if (shares_tokens() && !part_.embeds) use.grads_done(ParamTable::kTokenPlace);
-  return loss;
 }
 
 void ModelChunk::backward(const LayerContext& ctx, Arena& again, const Saved& saved, TensorView dr,

@@ -48,11 +48,11 @@ class ModelChunk {
   };
 
   // in[rows,C]: the stream from the chunk before; empty when this one embeds. out[rows,C]: the
-  // stream to the next; unused with a head. Returns the head's loss: the sum over counted tokens in
-  // nats, and in training adds the gradients of loss_scale times it; 0 without one. `again` holds
-  // what full recomputation makes, and is released.
-  double forward(const LayerContext& ctx, Arena& again, Saved& saved, TensorView in, TensorView out,
-                 double loss_scale, PlaceUse& use) const;
+  // stream to the next; unused with a head, which adds its loss, the sum over counted tokens in
+  // nats, to ctx.loss, and in training the gradients of loss_scale times it. `again` holds what
+  // full recomputation makes, and is released.
+  void forward(const LayerContext& ctx, Arena& again, Saved& saved, TensorView in, TensorView out,
+               double loss_scale, PlaceUse& use) const;
   // dr[rows,C]: in, the gradient of the stream out; out, that of the stream in. Parameter gradients
   // are added.
   void backward(const LayerContext& ctx, Arena& again, const Saved& saved, TensorView dr,

@@ -6,14 +6,16 @@
 
 namespace pg::model {
 
-MoeCounters::MoeCounters(std::vector<std::int64_t> blocks, std::int64_t experts, Buffer::Kind kind)
+MoeCounters::MoeCounters(std::vector<std::int64_t> blocks, std::int64_t experts, Buffer::Kind kind,
+                         Device device)
     : blocks_(std::move(blocks)),
       experts_(experts),
-      sums_(blocks_.size() * static_cast<std::size_t>(2 * experts + 2) * sizeof(double), kind) {}
+      sums_(blocks_.size() * static_cast<std::size_t>(2 * experts + 2) * sizeof(double), kind,
+            device) {}
 
 TensorView MoeCounters::all() const {
   return TensorView(sums_.at(0), DType::kF64,
-                    {static_cast<std::int64_t>(blocks_.size()), 2 * experts_ + 2});
+                    {static_cast<std::int64_t>(blocks_.size()), 2 * experts_ + 2}, sums_.device());
 }
 
 void MoeCounters::clear(Kernels& kernels) {

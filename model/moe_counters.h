@@ -15,7 +15,8 @@ class MoeCounters {
  public:
   MoeCounters() = default;
   // `blocks`: those of the model that have experts, ascending, on whatever stage.
-  MoeCounters(std::vector<std::int64_t> blocks, std::int64_t experts, Buffer::Kind kind);
+  MoeCounters(std::vector<std::int64_t> blocks, std::int64_t experts, Buffer::Kind kind,
+              Device device = Device::kCpu);
 
   bool empty() const { return blocks_.empty(); }
   const std::vector<std::int64_t>& blocks() const { return blocks_; }

@@ -1,5 +1,5 @@
 // The contract between layers and devices: one declaration per operation, one implementation per
-// backend (kernels/cpu, later kernels/cuda, and kernels/dry, which computes nothing and lets a dry
+// backend (kernels/cpu, kernels/cuda, and kernels/dry, which computes nothing and lets a dry
 // run measure memory). A layer never asks which device it runs on.
 //
 // Letters: N tokens of a micro-batch (B*T), B sequences, T positions, C hidden, H query heads, K
@@ -21,6 +21,7 @@
 #include <memory>
 #include <span>
 
+#include "comm/gpu.h"
 #include "comm/random.h"
 #include "model/config.h"
 #include "model/tensor.h"
@@ -56,8 +57,15 @@ struct AttentionShape {
   TensorView visible_from{};
 };
 
+// One parameter's flat views [n]: m, v, grad and master in the accumulator type; `master` is empty
+// when weight itself has that type, else weight = round(master).
+struct AdamWTensors {
+  TensorView weight, master, m, v, grad;
+  double weight_decay = 0.0;
+};
+
 struct AdamWStep {
-  double lr = 0.0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.0;
+  double lr = 0.0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
   double grad_scale = 1.0;  // gradients are multiplied by this first (clipping)
   std::int64_t step = 1;    // counts from 1, for the bias correction
 };
@@ -69,15 +77,29 @@ class Kernels {
 
   // -- memory ------------------------------------------------------------------------------------
   virtual void fill_zero(TensorView x) = 0;
-  virtual void copy(TensorView to, TensorView from) = 0;  // same shape; converts the type
-  virtual void add(TensorView inout, TensorView x) = 0;   // inout += x, same shape and type
+  // Same shape; converts the type. Between the host and the GPU: contiguous, of one type, and
+  // complete on return as far as the host's memory is concerned.
+  virtual void copy(TensorView to, TensorView from) = 0;
+  virtual void add(TensorView inout, TensorView x) = 0;  // inout += x, same shape and type
 
   // -- linear ------------------------------------------------------------------------------------
   // y[N,O] = x[N,I] w[O,I]^T + bias[O]; bias may be empty.
   virtual void linear_forward(TensorView y, TensorView x, TensorView w, TensorView bias) = 0;
+  // The same and its GELU in one pass: h = x w^T + bias, y = gelu(h).
+  virtual void linear_gelu_forward(TensorView y, TensorView h, TensorView x, TensorView w,
+                                   TensorView bias) {
+    linear_forward(h, x, w, bias);
+    gelu_forward(y, h);
+  }
   // dx[N,I] = dy[N,O] w[O,I]; added to dx when `accumulate`.
   virtual void linear_backward_input(TensorView dx, TensorView dy, TensorView w,
                                      bool accumulate) = 0;
+  // dh[N,I] = gradient through gelu(h) of dy w.
+  virtual void linear_gelu_backward_input(TensorView dh, TensorView dy, TensorView w,
+                                          TensorView h) {
+    linear_backward_input(dh, dy, w, /*accumulate=*/false);
+    gelu_backward(dh, dh, h);
+  }
   // dw[O,I] += dy[N,O]^T x[N,I]; dbias[O] += sum over N of dy, unless empty. Accumulator type.
   virtual void linear_backward_weight(TensorView dw, TensorView dbias, TensorView dy,
                                       TensorView x) = 0;
@@ -218,7 +240,7 @@ class Kernels {
                                TensorView up) = 0;
   // GELU by tanh (Hendrycks & Gimpel 2016), as GPT-2 uses it.
   virtual void gelu_forward(TensorView y, TensorView x) = 0;
-  virtual void gelu_backward(TensorView dx, TensorView dy, TensorView x) = 0;
+  virtual void gelu_backward(TensorView dx, TensorView dy, TensorView x) = 0;  // dx may be dy
 
   // -- dropout
   // -----------------------------------------------------------------------------------------
@@ -270,17 +292,18 @@ class Kernels {
 
   // -- reductions and the optimizer
   // --------------------------------------------------------------------------- Flat views. Both
-  // sum in fp64 in fixed blocks: independent of the thread count.
-  virtual double sum(TensorView x) = 0;
-  virtual double sum_of_squares(TensorView x) = 0;
-  // AdamW (Loshchilov & Hutter 2019), flat [n]: m, v, grad and master in the accumulator type;
-  // `master` is empty when weight itself has that type, else weight = round(master).
-  virtual void adamw(TensorView weight, TensorView master, TensorView m, TensorView v,
-                     TensorView grad, const AdamWStep& step) = 0;
+  // sum in fp64 in fixed blocks, independent of the thread count, and add to total[1] (fp64).
+  virtual void sum(TensorView total, TensorView x) = 0;
+  virtual void sum_of_squares(TensorView total, std::span<const TensorView> parts) = 0;
+  // AdamW (Loshchilov & Hutter 2019) over all these parameters, which share one compute type.
+  virtual void adamw(std::span<const AdamWTensors> tensors, const AdamWStep& step) = 0;
 };
 
 // Computes on the host. `threads` OpenMP threads (0: what OpenMP would take).
 std::unique_ptr<Kernels> make_cpu_kernels(int threads);
+// Computes on `gpu`, which must outlive it, in order on its compute stream: every operation returns
+// at once, except moe_rows and copies to the host. A bug in a build without CUDA.
+std::unique_ptr<Kernels> make_cuda_kernels(comm::Gpu& gpu);
 // Computes nothing: for dry runs that measure memory.
 std::unique_ptr<Kernels> make_dry_kernels();
 

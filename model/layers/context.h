@@ -55,6 +55,7 @@ struct LayerContext {
   // routers' counts are added up (may be null).
   double sequence_scale = 0.0;
   MoeCounters* counters = nullptr;
+  TensorView loss{};  // fp64 [1]: the head adds the micro-batch's here
   bool selective = false;
 
   std::int64_t tokens() const { return batch.tokens_count(); }  // N
@@ -109,8 +110,8 @@ struct LayerContext {
 
  private:
   LayerContext with_keep(Arena& arena) const {
-    return {kernels, arena, scratch, config,   params,         tensor,   context,
-            experts, batch, seed,    training, sequence_scale, counters, selective};
+    return {kernels, arena, scratch,  config,         params,   tensor, context,  experts,
+            batch,   seed,  training, sequence_scale, counters, loss,   selective};
   }
 };
 

@@ -44,8 +44,8 @@ void LmHead::cross_entropy(const LayerContext& ctx, TensorView losses, TensorVie
   }
 }
 
-double LmHead::loss(const LayerContext& ctx, TensorView dr, const Stream& stream,
-                    double loss_scale) const {
+void LmHead::loss(const LayerContext& ctx, TensorView dr, const Stream& stream,
+                  double loss_scale) const {
   const ArenaScope scope(ctx.scratch);
   const auto n = ctx.tokens();
   const auto accumulator = ctx.params.accumulator();
@@ -91,7 +91,7 @@ double LmHead::loss(const LayerContext& ctx, TensorView dr, const Stream& stream
     ctx.kernels.fill_zero(dr);
     norm_.backward(ctx, dr, dx, norm_saved);
   }
-  return ctx.kernels.sum(losses);
+  ctx.kernels.sum(ctx.loss, losses);
 }
 
 void LmHead::logits(const LayerContext& ctx, TensorView logits, const Stream& stream) const {

@@ -18,12 +18,10 @@ class LmHead {
  public:
   LmHead(const ModelConfig& config, const ParamLayout& layout);
 
-  // Sum over counted tokens of the cross-entropy, in nats, the same on every tp rank. In training,
-  // dr[rows,C] is set to the
-  // stream's gradient of loss_scale times that sum and the parameters' gradients are added; dr
-  // empty: loss only.
-  double loss(const LayerContext& ctx, TensorView dr, const Stream& stream,
-              double loss_scale) const;
+  // Adds to ctx.loss the sum over counted tokens of the cross-entropy, in nats, the same on every
+  // tp rank. In training, dr[rows,C] is set to the stream's gradient of loss_scale times that sum
+  // and the parameters' gradients are added; dr empty: loss only.
+  void loss(const LayerContext& ctx, TensorView dr, const Stream& stream, double loss_scale) const;
   // logits[N, this rank's vocabulary rows] in the accumulator type.
   void logits(const LayerContext& ctx, TensorView logits, const Stream& stream) const;
 

@@ -1,17 +1,28 @@
 #include "model/optim/optimizer.h"
 
+#include <array>
 #include <cmath>
+#include <vector>
 
 namespace pg::model {
 
 double Optimizer::grad_norm() {
   const auto& layout = params_.layout();
-  double squares = 0.0, of_experts = 0.0;
+  std::vector<TensorView> dense, experts;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {
     if (!layout.part(id).counts) continue;
-    auto& sum = layout.is_experts(params_.table()[id].place) ? of_experts : squares;
-    sum += kernels_.sum_of_squares(params_.kept_grad(id));
+    auto& parts = layout.is_experts(params_.table()[id].place) ? experts : dense;
+    parts.push_back(params_.kept_grad(id));
   }
+  // Both sums in one reading, which waits for all that came before.
+  const TensorView sums(sums_.at(0), DType::kF64, {2}, sums_.device());
+  kernels_.fill_zero(sums);
+  kernels_.sum_of_squares(sums.slice(0, 0, 1), dense);
+  kernels_.sum_of_squares(sums.slice(0, 1, 1), experts);
+  std::array<double, 2> on_host{};
+  kernels_.copy(TensorView(on_host.data(), DType::kF64, {2}), sums);
+  auto [squares, of_experts] = on_host;
+
   const auto add_up = [](comm::Group& group, double& sum) {
     sum = comm::all_reduce(group, sum, comm::ReduceOp::kSum);
   };
@@ -35,14 +46,16 @@ void Optimizer::update(std::int64_t step, double lr, double grad_norm) {
   args.eps = config_.eps;
   args.step = step;
   if (config_.clip > 0.0 && grad_norm > config_.clip) args.grad_scale = config_.clip / grad_norm;
+  std::vector<AdamWTensors> tensors;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {
     if (params_.layout().kept(id).elements() == 0) continue;
-    args.weight_decay = params_.table()[id].decays() ? config_.weight_decay : 0.0;
     const auto exact = params_.kept_exact(id), rounded = params_.kept_rounded(id);
     const bool apart = !rounded.empty();
-    kernels_.adamw(apart ? rounded : exact, apart ? exact : TensorView(), params_.kept_m(id),
-                   params_.kept_v(id), params_.kept_grad(id), args);
+    tensors.push_back({apart ? rounded : exact, apart ? exact : TensorView(), params_.kept_m(id),
+                       params_.kept_v(id), params_.kept_grad(id),
+                       params_.table()[id].decays() ? config_.weight_decay : 0.0});
   }
+  kernels_.adamw(tensors, args);
 }
 
 }  // namespace pg::model

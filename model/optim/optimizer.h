@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "model/buffer.h"
 #include "model/kernels/kernels.h"
 #include "model/param_store.h"
 #include "model/sharding.h"
@@ -18,7 +19,11 @@ class Optimizer {
  public:
   // `params` and `kernels` must outlive it.
   Optimizer(const AdamWConfig& config, ParamStore& params, Kernels& kernels, Groups groups)
-      : config_(config), params_(params), kernels_(kernels), groups_(std::move(groups)) {}
+      : config_(config),
+        params_(params),
+        kernels_(kernels),
+        groups_(std::move(groups)),
+        sums_(2 * sizeof(double), Buffer::Kind::kReal, kernels.device()) {}
 
   // Root of the sum of squares over every logical gradient element, each counted once; the same on
   // every rank.
@@ -32,6 +37,7 @@ class Optimizer {
   ParamStore& params_;
   Kernels& kernels_;
   Groups groups_;
+  Buffer sums_;  // of squares, where the kernels compute
 };
 
 }  // namespace pg::model

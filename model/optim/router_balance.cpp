@@ -20,14 +20,16 @@ MoeReport RouterBalance::add_up(const MoeCounters& counters) {
   // Blocks of other stages are zero here. tp ranks have counted the same.
   groups_.replicas->all_reduce(buffer_view(counters.all()), comm::ReduceOp::kSum).wait();
   groups_.pipeline->all_reduce(buffer_view(counters.all()), comm::ReduceOp::kSum).wait();
-  const auto counts = [](TensorView x) {  // whole numbers
-    const double* values = x.data<double>();
-    return std::vector<std::int64_t>(values, values + x.elements());
-  };
+  const auto all = counters.all();
+  std::vector<double> values(static_cast<std::size_t>(all.elements()));
+  kernels_.copy(TensorView(values.data(), DType::kF64, {all.dim(0), all.dim(1)}), all);
+  // Each block's row: chosen [E], kept [E], its two losses.
+  const auto experts = (all.dim(1) - 2) / 2;
+  auto row = values.begin();
   for (const auto block : counters.blocks()) {
-    report.blocks.push_back({block, counts(counters.chosen(block)), counts(counters.kept(block)),
-                             *counters.balance_loss(block).data<double>(),
-                             *counters.z_loss(block).data<double>()});
+    const auto kept = row + experts, losses = kept + experts;
+    report.blocks.push_back({block, {row, kept}, {kept, losses}, losses[0], losses[1]});
+    row = losses + 2;
   }
   return report;
 }
@@ -41,13 +43,18 @@ void RouterBalance::update(const MoeReport& report) {
     for (const auto n : block.chosen) all += n;
     const auto experts = static_cast<std::int64_t>(block.chosen.size());
     cpu::dispatch(bias.dtype(), [&]<class T>() {
+      std::vector<T> values(static_cast<std::size_t>(experts));
+      const TensorView on_host(values.data(), bias.dtype(), {experts});
+      kernels_.copy(on_host, bias);
       for (std::int64_t e = 0; e < experts; ++e) {
         // Against the mean all / experts, in whole numbers.
         const auto above = block.chosen[static_cast<std::size_t>(e)] * experts - all;
         if constexpr (!std::is_same_v<T, bf16>) {
-          if (above != 0) bias.data<T>()[e] += static_cast<T>(above > 0 ? -step : step);
+          if (above != 0)
+            values[static_cast<std::size_t>(e)] += static_cast<T>(above > 0 ? -step : step);
         }
       }
+      kernels_.copy(bias, on_host);
     });
   }
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/kernels/kernels.h"
 #include "model/moe_counters.h"
 #include "model/param_store.h"
 #include "model/sharding.h"
@@ -27,8 +28,9 @@ struct MoeReport {
 
 class RouterBalance {
  public:
-  // `params` must outlive it.
-  RouterBalance(ParamStore& params, Groups groups) : params_(params), groups_(std::move(groups)) {}
+  // `params` and `kernels` must outlive it.
+  RouterBalance(ParamStore& params, Kernels& kernels, Groups groups)
+      : params_(params), kernels_(kernels), groups_(std::move(groups)) {}
 
   // Collective.
   MoeReport add_up(const MoeCounters& counters);
@@ -37,6 +39,7 @@ class RouterBalance {
 
  private:
   ParamStore& params_;
+  Kernels& kernels_;
   Groups groups_;
 };
 

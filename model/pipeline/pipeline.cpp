@@ -59,6 +59,7 @@ struct Pipeline::Impl {
   ActivationBytes planned;
   std::vector<ChunkState> chunks;
   Arena scratch, recompute, messages;
+  Buffer loss;  // fp64 [1], where the kernels compute: of the micro-batches so far
   StreamPool activations, gradients;
 
   // Without `sizes`: arenas that only count.
@@ -79,7 +80,10 @@ struct Pipeline::Impl {
         scratch(sizes == nullptr ? Arena::dry() : activation_arena(sizes->scratch)),
         recompute(sizes == nullptr ? Arena::dry() : activation_arena(sizes->recompute)),
         messages(sizes == nullptr ? Arena::dry()
-                                  : Arena(static_cast<std::size_t>(sizes->messages))) {
+                                  : Arena(static_cast<std::size_t>(sizes->messages),
+                                          Buffer::Kind::kReal, k.device())),
+        loss(sizeof(double), sizes == nullptr ? Buffer::Kind::kDry : Buffer::Kind::kReal,
+             k.device()) {
     PG_ASSERT(static_cast<int>(p.layout().parts().size()) == sharding.chunks, "{} chunks of {}",
               p.layout().parts().size(), sharding.chunks);
     const auto list = make_schedule(shape_of(o, sharding), sharding.stage);
@@ -100,8 +104,9 @@ struct Pipeline::Impl {
       for (std::int64_t i = 0; i < c.layers; ++i) {
         if (c.has_experts(i)) blocks.push_back(i);
       }
-      counters = MoeCounters(std::move(blocks), c.moe.experts,
-                             sizes == nullptr ? Buffer::Kind::kDry : Buffer::Kind::kReal);
+      counters =
+          MoeCounters(std::move(blocks), c.moe.experts,
+                      sizes == nullptr ? Buffer::Kind::kDry : Buffer::Kind::kReal, k.device());
     }
     const auto streams = streams_needed(list, sharding);
     fill(activations, streams.activations);
@@ -113,7 +118,8 @@ struct Pipeline::Impl {
   // Experts seldom receive as much as they could, which may be more than a host has.
   Arena activation_arena(std::int64_t bytes) const {
     return Arena(static_cast<std::size_t>(bytes),
-                 config.moe.experts > 0 ? Buffer::Kind::kReserved : Buffer::Kind::kReal);
+                 config.moe.experts > 0 ? Buffer::Kind::kReserved : Buffer::Kind::kReal,
+                 kernels.device());
   }
 
   const std::vector<Action>& forward_list(int count) {
@@ -149,7 +155,8 @@ struct Pipeline::Impl {
             .seed = seed,
             .training = train,
             .sequence_scale = sequence_scale,
-            .counters = train && !counters.empty() ? &counters : nullptr};
+            .counters = train && !counters.empty() ? &counters : nullptr,
+            .loss = loss_view()};
   }
 
   Slot& take_slot(int chunk, int micro) {
@@ -187,15 +194,17 @@ struct Pipeline::Impl {
     groups.pipeline->recv(buffer_view(stream), message.from, tag(message)).wait();
   }
 
-  double forward(const Action& action, const MicroBatchOf& micro, double loss_scale, bool train) {
+  TensorView loss_view() const { return TensorView(loss.at(0), DType::kF64, {1}, loss.device()); }
+
+  void forward(const Action& action, const MicroBatchOf& micro, double loss_scale, bool train) {
     auto& state = chunks[static_cast<std::size_t>(action.chunk)];
     auto& slot = receives(action.chunk) ? slot_of(action.chunk, action.micro)
                                         : take_slot(action.chunk, action.micro);
     const auto batch = micro(action.micro);
     const auto out =
         state.chunk.head() ? TensorView() : activations.open(action.chunk, action.micro);
-    return state.chunk.forward(context(slot, batch, train), recompute, slot.saved, slot.input, out,
-                               loss_scale, use);
+    state.chunk.forward(context(slot, batch, train), recompute, slot.saved, slot.input, out,
+                        loss_scale, use);
   }
 
   void backward(const Action& action, const MicroBatchOf& micro) {
@@ -215,7 +224,7 @@ struct Pipeline::Impl {
 
   double run(const std::vector<Action>& list, const MicroBatchOf& micro, double loss_scale,
              int count, bool train) {
-    double loss = 0.0;
+    kernels.fill_zero(loss_view());
     for (const auto& action : list) {
       use.micro_batch(action.micro == count - 1);
       switch (action.kind) {
@@ -226,7 +235,7 @@ struct Pipeline::Impl {
           break;
         }
         case ActionKind::kForward:
-          loss += forward(action, micro, loss_scale, train);
+          forward(action, micro, loss_scale, train);
           if (!train) slot_of(action.chunk, action.micro).micro = -1;
           break;
         case ActionKind::kSendActivation:
@@ -246,7 +255,10 @@ struct Pipeline::Impl {
       }
     }
     settle();
-    return loss;
+    // The one reading of a step: here the host waits for what it has issued.
+    double sum = 0.0;
+    kernels.copy(TensorView(&sum, DType::kF64, {1}), loss_view());
+    return sum;
   }
 
   void settle() {

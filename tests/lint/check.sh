@@ -26,6 +26,8 @@ awk '
     library("^omp\\.h$", "^(model/kernels/cpu/|app/prepare)", "model/kernels/cpu/, app/prepare*")
     library("^toml\\+\\+/", "^io/deck[^/]*\\.cpp$", "io/deck*.cpp")
     library("^CLI/", "^app/cli[^/]*\\.cpp$", "app/cli*.cpp")
+    library("^(cuda|cublas|cudnn|nccl|nvtx|driver_types)", "^(comm/cuda|model/kernels/cuda)/",
+            "comm/cuda/, model/kernels/cuda/")
     legal["comm"] = " comm "
     legal["model"] = " model comm "
     legal["io"] = " io comm "

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "harness/one_rank.h"
+#include "harness/sums.h"
 #include "model/optim/router_balance.h"
 
 namespace pg::model {
@@ -108,7 +109,7 @@ class Network : public testing::OneRank {
     return loss;
   }
   static double value(TensorView x) { return *x.data<double>(); }
-  double sum(TensorView x) { return kernels->sum(x); }
+  double sum(TensorView x) { return sum_of(*kernels, x); }
 
   std::vector<std::int32_t> tokens, targets, positions;
   std::vector<std::int64_t> samples{11, 42};
@@ -228,7 +229,8 @@ TEST(RouterBalance, asked_for_more_than_the_mean_loses_a_step) {
   config.moe.bias_update = 0.125;
   ParamStore params(ParamLayout(config), DType::kF32);
   params.initialise(1);
-  RouterBalance balance(params, dry_groups({}, config.kv_heads));
+  const auto kernels = make_cpu_kernels(1);
+  RouterBalance balance(params, *kernels, dry_groups({}, config.kv_heads));
   MoeReport report;
   report.blocks.push_back({0, {5, 1, 3, 3}, {5, 1, 3, 3}, 0, 0});
   report.blocks.push_back({1, {2, 2, 2, 3}, {2, 2, 2, 3}, 0, 0});

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "harness/one_rank.h"
+#include "harness/sums.h"
 
 namespace pg::model {
 namespace {
@@ -163,7 +164,7 @@ TEST(Transformer, loss_alone_has_no_dropout_and_no_gradients) {
   const double plain = net.loss(net.batch);
   EXPECT_NE(plain, net.forward_backward(net.batch, 0.0));
   EXPECT_EQ(plain, net.loss(net.batch));
-  EXPECT_EQ(net.kernels->sum_of_squares(net.params.all_grads()), 0.0);
+  EXPECT_EQ(squares_of(*net.kernels, net.params.all_grads()), 0.0);
 }
 
 TEST(Transformer, model_flops_are_six_n_plus_causal_attention) {

@@ -15,13 +15,13 @@ template <class A>
 struct Factors {
   A grad_scale, beta1, rest1, beta2, rest2, keep, rate, inverse_root2, eps;
 
-  explicit Factors(const AdamWStep& s)
+  Factors(const AdamWStep& s, double weight_decay)
       : grad_scale(static_cast<A>(s.grad_scale)),
         beta1(static_cast<A>(s.beta1)),
         rest1(static_cast<A>(1.0 - s.beta1)),
         beta2(static_cast<A>(s.beta2)),
         rest2(static_cast<A>(1.0 - s.beta2)),
-        keep(static_cast<A>(1.0 - s.lr * s.weight_decay)),
+        keep(static_cast<A>(1.0 - s.lr * weight_decay)),
         rate(static_cast<A>(s.lr / (1.0 - std::pow(s.beta1, static_cast<double>(s.step))))),
         inverse_root2(
             static_cast<A>(1.0 / std::sqrt(1.0 - std::pow(s.beta2, static_cast<double>(s.step))))),
@@ -47,25 +47,29 @@ void update(W* weight, A* master, A* m, A* v, const A* grad, std::int64_t n, con
   });
 }
 
-}  // namespace
-
-void CpuKernels::adamw(TensorView weight, TensorView master, TensorView m, TensorView v,
-                       TensorView grad, const AdamWStep& step) {
-  const std::int64_t n = weight.elements();
-  const DType type = accumulator_of(weight.dtype());
-  PG_ASSERT(weight.contiguous() && step.step >= 1 && master.empty() == (weight.dtype() == type),
-            "weight {} master {} step {}", weight.text(), master.text(), step.step);
-  const TensorView exact = master.empty() ? weight : master;
-  for (const TensorView& x : {m, v, grad, exact}) {
+void update(const AdamWTensors& t, const AdamWStep& step) {
+  const std::int64_t n = t.weight.elements();
+  const DType type = accumulator_of(t.weight.dtype());
+  PG_ASSERT(
+      t.weight.contiguous() && step.step >= 1 && t.master.empty() == (t.weight.dtype() == type),
+      "weight {} master {} step {}", t.weight.text(), t.master.text(), step.step);
+  const TensorView exact = t.master.empty() ? t.weight : t.master;
+  for (const TensorView& x : {t.m, t.v, t.grad, exact}) {
     PG_ASSERT(x.elements() == n && x.contiguous() && x.dtype() == type, "weight {} and {}",
-              weight.text(), x.text());
+              t.weight.text(), x.text());
   }
   if (n == 0) return;
-  cpu::dispatch(weight.dtype(), [&]<class W>() {
+  cpu::dispatch(t.weight.dtype(), [&]<class W>() {
     using A = cpu::acc_t<W>;
-    update(weight.data<W>(), exact.data<A>(), m.data<A>(), v.data<A>(), grad.data<A>(), n,
-           Factors<A>(step));
+    update(t.weight.data<W>(), exact.data<A>(), t.m.data<A>(), t.v.data<A>(), t.grad.data<A>(), n,
+           Factors<A>(step, t.weight_decay));
   });
+}
+
+}  // namespace
+
+void CpuKernels::adamw(std::span<const AdamWTensors> tensors, const AdamWStep& step) {
+  for (const auto& tensor : tensors) update(tensor, step);
 }
 
 }  // namespace pg::model

@@ -107,10 +107,9 @@ class CpuKernels final : public Kernels {
                               TensorView targets, std::int64_t first_id, double scale) override;
 
   void sum_rows(TensorView sums, TensorView x) override;  // reduce.cpp
-  double sum(TensorView x) override;                      // reduce.cpp
-  double sum_of_squares(TensorView x) override;           // reduce.cpp
-  void adamw(TensorView weight, TensorView master, TensorView m, TensorView v, TensorView grad,
-             const AdamWStep& step) override;  // adamw.cpp
+  void sum(TensorView total, TensorView x) override;      // reduce.cpp
+  void sum_of_squares(TensorView total, std::span<const TensorView> parts) override;
+  void adamw(std::span<const AdamWTensors> tensors, const AdamWStep& step) override;  // adamw.cpp
 
  private:
   int threads_;

@@ -46,12 +46,14 @@ void CpuKernels::sum_rows(TensorView sums, TensorView x) {
   }
 }
 
-double CpuKernels::sum(TensorView x) {
-  return blocked_sum(x, [](double value) { return value; });
+void CpuKernels::sum(TensorView total, TensorView x) {
+  *total.data<double>() += blocked_sum(x, [](double value) { return value; });
 }
 
-double CpuKernels::sum_of_squares(TensorView x) {
-  return blocked_sum(x, [](double value) { return value * value; });
+void CpuKernels::sum_of_squares(TensorView total, std::span<const TensorView> parts) {
+  for (const auto& x : parts) {
+    *total.data<double>() += blocked_sum(x, [](double value) { return value * value; });
+  }
 }
 
 }  // namespace pg::model

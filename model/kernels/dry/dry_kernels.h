@@ -72,9 +72,9 @@ class DryKernels : public Kernels {
   void cross_entropy_combine(View, View, View, View) override {}
   void cross_entropy_gradient(View, View, View, View, std::int64_t, double) override {}
 
-  double sum(View) override { return 0.0; }
-  double sum_of_squares(View) override { return 0.0; }
-  void adamw(View, View, View, View, View, const AdamWStep&) override {}
+  void sum(View, View) override {}
+  void sum_of_squares(View, Views) override {}
+  void adamw(std::span<const AdamWTensors>, const AdamWStep&) override {}
 };
 
 }  // namespace pg::model

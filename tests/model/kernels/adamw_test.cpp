@@ -27,9 +27,11 @@ struct State {
   void draw_gradient(int step) {
     grad = Matrix<A>::random("g" + std::to_string(step), 1, grad.width, 0, 0.0, 0.5);
   }
-  void update(Kernels& kernels, const AdamWStep& step) {
-    kernels.adamw(weight.flat(), kHasMaster ? master.flat() : TensorView(), m.flat(), v.flat(),
-                  grad.flat(), step);
+  void update(Kernels& kernels, const AdamWStep& step, double weight_decay) {
+    const AdamWTensors tensors{weight.flat(), kHasMaster ? master.flat() : TensorView(),
+                               m.flat(),      v.flat(),
+                               grad.flat(),   weight_decay};
+    kernels.adamw({&tensors, 1}, step);
   }
   double exact(std::int64_t i) const { return kHasMaster ? master(0, i) : weight(0, i); }
 };
@@ -45,12 +47,8 @@ TYPED_TEST(AdamW, five_steps_follow_the_formula_of_the_paper) {
     using A = acc_of<TypeParam>;
     std::vector<double> w(n), m(n), v(n), m_size(n), w_bound(n);
     for (std::int64_t i = 0; i < n; ++i) w[i] = state.exact(i);
-    AdamWStep step{.lr = 3e-2,
-                   .beta1 = 0.9,
-                   .beta2 = 0.95,
-                   .eps = 1e-8,
-                   .weight_decay = 0.1,
-                   .grad_scale = 0.75};
+    AdamWStep step{.lr = 3e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 0.75};
+    constexpr double kDecay = 0.1;
     for (step.step = 1; step.step <= 5; ++step.step) {
       state.draw_gradient(static_cast<int>(step.step));
       const double t = static_cast<double>(step.step);
@@ -62,7 +60,7 @@ TYPED_TEST(AdamW, five_steps_follow_the_formula_of_the_paper) {
         const double m_hat = m[i] / (1.0 - std::pow(step.beta1, t));
         const double v_hat = v[i] / (1.0 - std::pow(step.beta2, t));
         const double denominator = std::sqrt(v_hat) + step.eps;
-        w[i] -= step.lr * (m_hat / denominator + step.weight_decay * w[i]);
+        w[i] -= step.lr * (m_hat / denominator + kDecay * w[i]);
         // Of the update: at most 4 roundings a step in m (relative to the sum of its absolute
         // terms), 6 in v (halved by the root), 6 in the quotient and its factors. Of w: its own
         // product, difference and factor, 3.
@@ -71,7 +69,7 @@ TYPED_TEST(AdamW, five_steps_follow_the_formula_of_the_paper) {
             unit<A>() * ((7.0 * t + 6.0) * step.lr * m_hat_size / denominator +
                          3.0 * std::fabs(w[i]) + 3.0 * step.lr * m_hat_size / denominator);
       }
-      state.update(*kernels, step);
+      state.update(*kernels, step, kDecay);
       for (std::int64_t i = 0; i < n; ++i) {
         expect_close(state.m.at(0, i), m[i], m_size[i], 4.0 * t, "m" + place(t, i));
         expect_close(state.v.at(0, i), v[i], v[i], 6.0 * t, "v" + place(t, i));
@@ -93,7 +91,7 @@ TYPED_TEST(AdamW, updates_are_the_same_bits_for_any_team) {
     State<TypeParam> state(70'001);
     for (int t = 1; t <= 2; ++t) {
       state.draw_gradient(t);
-      state.update(*kernels, {.lr = 1e-2, .weight_decay = 0.1, .step = t});
+      state.update(*kernels, {.lr = 1e-2, .step = t}, 0.1);
     }
     if (threads == 1) first = state;
     EXPECT_TRUE(state.weight.same_bits(first.weight)) << threads;
@@ -109,7 +107,7 @@ TYPED_TEST(AdamW, a_not_finite_gradient_reaches_the_weight) {
     State<TypeParam> state(257);
     state.draw_gradient(1);
     state.grad.at(0, 100) = static_cast<acc_of<TypeParam>>(bad);
-    state.update(*kernels, {.lr = 1e-2, .weight_decay = 0.1, .step = 1});
+    state.update(*kernels, {.lr = 1e-2, .step = 1}, 0.1);
     for (std::int64_t i = 0; i < 257; ++i) {
       EXPECT_EQ(std::isnan(state.weight(0, i)), i == 100) << i;  // inf / inf is NaN
     }
@@ -124,7 +122,7 @@ TEST(AdamW, the_master_keeps_updates_that_bf16_would_lose) {
   state.master.fill(1.0);
   for (int t = 1; t <= 8; ++t) {
     state.grad.fill(1.0);
-    state.update(*kernels, {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.9, .step = t});
+    state.update(*kernels, {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.9, .step = t}, 0.0);
   }
   // With a constant gradient every step is lr, so 8 of them arrive at 0.992 (see the bound of five
   // steps for why 1e-6 is ample); its nearest bf16 is 0.9921875.

@@ -169,9 +169,10 @@ TEST(DryKernels, accept_views_without_storage) {
   kernels->cross_entropy_stats(stats.reshape({4, 3}), f, ids, 0);
   kernels->cross_entropy_combine(losses, f.slice(1, 0, 2), stats, ids);
   kernels->cross_entropy_gradient(x, f, f.slice(1, 0, 2), ids, 0, 1.0);
-  kernels->adamw(x, flat, flat, flat, flat, {});
-  EXPECT_EQ(kernels->sum(flat), 0.0);
-  EXPECT_EQ(kernels->sum_of_squares(flat), 0.0);
+  const AdamWTensors tensors{x, flat, flat, flat, flat};
+  kernels->adamw({&tensors, 1}, {});
+  EXPECT_EQ(sum_of(*kernels, flat), 0.0);
+  EXPECT_EQ(squares_of(*kernels, flat), 0.0);
 }
 
 }  // namespace

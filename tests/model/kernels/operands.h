@@ -15,6 +15,7 @@
 
 #include "comm/random.h"
 #include "model/kernels/kernels.h"
+#include "tests/harness/sums.h"
 
 namespace pg::model::testing {
 

@@ -27,9 +27,9 @@ TYPED_TEST(Reduce, sums_are_within_the_rounding_of_their_additions) {
     }
     // A block is at most 1024 additions a lane, then 5 levels; then one addition a block.
     const double roundings = std::min<double>(1024.0, n / 32.0) + 7.0 + n / 32768.0;
-    EXPECT_NEAR(kernels->sum(x.flat()), static_cast<double>(sum),
+    EXPECT_NEAR(sum_of(*kernels, x.flat()), static_cast<double>(sum),
                 static_cast<double>(magnitude) * roundings * 0x1.0p-53);
-    EXPECT_NEAR(kernels->sum_of_squares(x.flat()), static_cast<double>(squares),
+    EXPECT_NEAR(squares_of(*kernels, x.flat()), static_cast<double>(squares),
                 static_cast<double>(squares) * roundings * 0x1.0p-53);
   }
 }
@@ -39,7 +39,7 @@ TYPED_TEST(Reduce, sums_are_the_same_bits_for_any_team) {
   auto x = Matrix<TypeParam>::random("x", 1, 300'001, 0, 0.1);
   double first_sum = 0, first_squares = 0;
   for_each_team([&](int threads) {
-    const double sum = kernels->sum(x.flat()), squares = kernels->sum_of_squares(x.flat());
+    const double sum = sum_of(*kernels, x.flat()), squares = squares_of(*kernels, x.flat());
     if (threads == 1) first_sum = sum, first_squares = squares;
     EXPECT_EQ(sum, first_sum) << threads;
     EXPECT_EQ(squares, first_squares) << threads;
@@ -53,11 +53,11 @@ TYPED_TEST(Reduce, one_nan_or_infinity_anywhere_is_seen) {
       Matrix<TypeParam> x(1, n);
       x.fill(1.0);
       x.at(0, at) = rounded<TypeParam>(-std::numeric_limits<double>::infinity());
-      EXPECT_EQ(kernels->sum(x.flat()), -std::numeric_limits<double>::infinity());
-      EXPECT_EQ(kernels->sum_of_squares(x.flat()), std::numeric_limits<double>::infinity());
+      EXPECT_EQ(sum_of(*kernels, x.flat()), -std::numeric_limits<double>::infinity());
+      EXPECT_EQ(squares_of(*kernels, x.flat()), std::numeric_limits<double>::infinity());
       x.at(0, at) = rounded<TypeParam>(std::numeric_limits<double>::quiet_NaN());
-      EXPECT_TRUE(std::isnan(kernels->sum(x.flat())));
-      EXPECT_TRUE(std::isnan(kernels->sum_of_squares(x.flat())));
+      EXPECT_TRUE(std::isnan(sum_of(*kernels, x.flat())));
+      EXPECT_TRUE(std::isnan(squares_of(*kernels, x.flat())));
     }
   }
 }
@@ -67,7 +67,7 @@ TEST(Reduce, squares_of_large_floats_do_not_overflow) {
   Matrix<float> x(1, 100);
   x.fill(1e30);
   const double one = value(x.at(0, 0));
-  EXPECT_NEAR(kernels->sum_of_squares(x.flat()), 100.0 * one * one, 100.0 * one * one * 1e-14);
+  EXPECT_NEAR(squares_of(*kernels, x.flat()), 100.0 * one * one, 100.0 * one * one * 1e-14);
 }
 
 }  // namespace

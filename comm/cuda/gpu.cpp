@@ -1,0 +1,164 @@
+#include "comm/gpu.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <mutex>
+#include <unordered_map>
+
+#include "comm/cuda/cuda_check.h"
+
+namespace pg::comm {
+
+namespace {
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+// Sizes of what is allocated: CUDA itself does not tell them.
+struct Ledger {
+  std::mutex mutex;
+  std::unordered_map<void*, std::size_t> sizes;
+  std::int64_t now = 0, peak = 0;
+};
+
+Ledger& ledger() {
+  static Ledger instance;
+  return instance;
+}
+
+std::string version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+std::string uuid_text(const cudaUUID_t& uuid) {
+  std::string text = "GPU-";
+  for (const char byte : uuid.bytes)
+    text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return text;
+}
+
+}  // namespace
+
+void cuda_check(cudaError_t status, const char* operation) {
+  if (status == cudaSuccess) return;
+  int device = -1;
+  cudaGetDevice(&device);
+  cudaGetLastError();  // a sticky one stays; others must not be found by the next check
+  throw fail(ExitCode::kComm, "CUDA: {} ({}) in {} on GPU {} of {}", cudaGetErrorString(status),
+             cudaGetErrorName(status), operation, device, host_name());
+}
+
+std::string gpu_missing() {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    return "this machine has no NVIDIA driver";
+  }
+  int count = 0;
+  const auto status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    return fmt::format("CUDA finds no GPU it can use: {} (driver for CUDA {}, built with {})",
+                       cudaGetErrorString(status), version_text(driver),
+                       version_text(CUDART_VERSION));
+  }
+  return count == 0 ? "no GPU is visible (CUDA_VISIBLE_DEVICES?)" : "";
+}
+
+int gpu_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+Gpu::Gpu(int ordinal) {
+  PG_CUDA(cudaSetDevice(ordinal));
+  cudaDeviceProp properties{};
+  PG_CUDA(cudaGetDeviceProperties(&properties, ordinal));
+  int driver = 0;
+  PG_CUDA(cudaDriverGetVersion(&driver));
+  info_.name = properties.name;
+  info_.id = uuid_text(properties.uuid);
+  info_.driver = version_text(driver);
+  info_.major = properties.major;
+  info_.minor = properties.minor;
+  info_.processors = properties.multiProcessorCount;
+  info_.bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
+  PG_CUDA(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking));
+}
+
+Gpu::~Gpu() {
+  // The process may be on its way out because CUDA failed: nobody is left to tell.
+  cudaStreamSynchronize(compute_);
+  cudaStreamDestroy(compute_);
+}
+
+void Gpu::synchronize() const {
+  PG_CUDA(cudaDeviceSynchronize());
+}
+
+void* gpu_allocate(std::size_t bytes) {
+  void* data = nullptr;
+  if (const auto status = cudaMalloc(&data, bytes); status != cudaSuccess) {
+    cudaGetLastError();
+    std::size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    throw fail(ExitCode::kBug, "out of GPU memory on {}: {} bytes refused, {} of {} are free ({})",
+               host_name(), bytes, free, total, cudaGetErrorString(status));
+  }
+  PG_CUDA(cudaMemset(data, 0, bytes));
+  PG_CUDA(cudaDeviceSynchronize());
+  auto& l = ledger();
+  const std::lock_guard lock(l.mutex);
+  l.sizes[data] = bytes;
+  l.now += static_cast<std::int64_t>(bytes);
+  l.peak = std::max(l.peak, l.now);
+  return data;
+}
+
+void gpu_free(void* data) noexcept {
+  if (data == nullptr) return;
+  auto& l = ledger();
+  const std::lock_guard lock(l.mutex);
+  if (const auto found = l.sizes.find(data); found != l.sizes.end()) {
+    l.now -= static_cast<std::int64_t>(found->second);
+    l.sizes.erase(found);
+  }
+  cudaFree(data);  // waits for the GPU; an error of earlier work shows in the next check
+}
+
+std::int64_t gpu_allocated_bytes() {
+  auto& l = ledger();
+  const std::lock_guard lock(l.mutex);
+  return l.now;
+}
+
+std::int64_t gpu_peak_bytes() {
+  auto& l = ledger();
+  const std::lock_guard lock(l.mutex);
+  return l.peak;
+}
+
+void* pinned_allocate(std::size_t bytes) {
+  void* data = nullptr;
+  PG_CUDA(cudaMallocHost(&data, bytes));
+  return data;
+}
+
+void pinned_free(void* data) noexcept {
+  if (data != nullptr) cudaFreeHost(data);
+}
+
+void gpu_copy(void* to, const void* from, std::size_t bytes) {
+  PG_CUDA(cudaDeviceSynchronize());
+  PG_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
+  PG_CUDA(cudaDeviceSynchronize());  // between two places on the GPU a copy returns early
+}
+
+}  // namespace pg::comm

@@ -1,0 +1,103 @@
+// Elements on the GPU: conversion through the accumulator type, 16-byte accesses, sums over warps
+// and blocks in a fixed order.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "comm/dtype.h"
+#include "comm/error.h"
+
+namespace pg::model::cuda {
+
+template <class T>
+using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// work.operator()<T>() for the compute type T of `type`.
+template <class Work>
+decltype(auto) dispatch(DType type, Work&& work) {
+  switch (type) {
+    case DType::kF64:
+      return std::forward<Work>(work).template operator()<double>();
+    case DType::kF32:
+      return std::forward<Work>(work).template operator()<float>();
+    case DType::kBF16:
+      return std::forward<Work>(work).template operator()<bf16>();
+    default:
+      throw fail(ExitCode::kBug, "bug: {} is not a compute type", dtype_name(type));
+  }
+}
+
+template <class T>
+__host__ __device__ __forceinline__ acc_t<T> load(T x) {
+  return static_cast<acc_t<T>>(x);
+}
+template <class T>
+__host__ __device__ __forceinline__ T store(acc_t<T> x) {
+  return static_cast<T>(x);
+}
+// Between any two compute types, rounding once.
+template <class To, class From>
+__host__ __device__ __forceinline__ To convert(From x) {
+  if constexpr (std::is_same_v<To, From>) {
+    return x;
+  } else if constexpr (std::is_same_v<To, bf16> || std::is_same_v<From, bf16>) {
+    return static_cast<To>(static_cast<float>(x));
+  } else {
+    return static_cast<To>(x);
+  }
+}
+
+// As many elements as 16 bytes hold: one access when the address is so aligned.
+template <class T>
+struct alignas(16) Pack {
+  static constexpr int kSize = 16 / sizeof(T);
+  T at[kSize];
+};
+template <class T>
+__device__ __forceinline__ Pack<T> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T>*>(from);
+}
+template <class T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
+  *reinterpret_cast<Pack<T>*>(to) = pack;
+}
+inline bool aligned16(const void* data) {
+  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
+}
+
+// Every lane of a full warp gets the same bits: x of lane i and i^16, then i^8, ...
+template <class A>
+__device__ __forceinline__ A warp_sum(A x) {
+  for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, lane);
+  return x;
+}
+// A NaN is the maximum.
+template <class A>
+__device__ __forceinline__ A larger(A a, A b) {
+  return a > b || a != a ? a : b;
+}
+template <class A>
+__device__ __forceinline__ A warp_max(A x) {
+  for (int lane = 16; lane > 0; lane /= 2) x = larger(x, __shfl_xor_sync(0xFFFFFFFFu, x, lane));
+  return x;
+}
+
+// Over all threads of a block whose size is a multiple of 32; every thread gets the same bits.
+// `partial` is shared memory of 32 entries that nobody else uses meanwhile.
+template <class A>
+__device__ __forceinline__ A block_sum(A x, A* partial) {
+  x = warp_sum(x);
+  const unsigned warps = blockDim.x / 32;
+  if (warps == 1) return x;
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
+  __syncthreads();
+  const unsigned lane = threadIdx.x % 32;
+  return warp_sum(lane < warps ? partial[lane] : A{});
+}
+
+}  // namespace pg::model::cuda
