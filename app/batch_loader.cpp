@@ -7,8 +7,9 @@
 
 namespace pg::app {
 
-BatchLoader::BatchLoader(const io::TokenFile& file, const io::Sampler& sampler, BatchShare share)
-    : file_(file), sampler_(sampler), share_(std::move(share)), part_(0) {
+BatchLoader::BatchLoader(const io::TokenFile& file, const io::Sampler& sampler, BatchShare share,
+                         model::Kernels* gpu)
+    : file_(file), gpu_(gpu), sampler_(sampler), share_(std::move(share)), part_(0) {
   for (const auto& run : share_.runs) part_ += run.length;
   positions_.resize(static_cast<std::size_t>(share_.micro_batch * part_));
   for (std::int64_t b = 0; b < share_.micro_batch; ++b) {
@@ -35,6 +36,30 @@ void BatchLoader::load(std::int64_t first, std::int64_t count) {
     samples_[static_cast<std::size_t>(s)] = first + in_step;
     if (in_step < count) read_sample(first + in_step, s);
   }
+  if (gpu_ != nullptr) upload();
+}
+
+std::int64_t BatchLoader::array_begin(int array) const {
+  const std::array sizes{tokens_.size(), targets_.size(), document_begin_.size(),
+                         positions_.size()};
+  return std::accumulate(sizes.begin(), sizes.begin() + array, std::int64_t{0});
+}
+
+void BatchLoader::upload() {
+  const auto n = array_begin(4);
+  const auto bytes = static_cast<std::size_t>(n) * sizeof(std::int32_t);
+  if (on_gpu_.bytes() < bytes) {
+    on_gpu_ = model::Buffer(bytes, model::Buffer::Kind::kReal, Device::kCuda);
+    for (auto& buffer : pinned_) buffer = model::Buffer(bytes, model::Buffer::Kind::kPinned);
+  }
+  // The copy of two loads ago is done: the step in between has read its loss since.
+  turn_ = 1 - turn_;
+  auto* to = static_cast<std::int32_t*>(pinned_[static_cast<std::size_t>(turn_)].at(0));
+  const model::TensorView staged(to, DType::kI32, {n});
+  for (const auto* array : {&tokens_, &targets_, &document_begin_, &positions_}) {
+    to = std::copy(array->begin(), array->end(), to);
+  }
+  gpu_->copy(model::TensorView(on_gpu_.at(0), DType::kI32, {n}, Device::kCuda), staged);
 }
 
 void BatchLoader::read_sample(std::int64_t sample, std::int64_t slot) {
@@ -88,19 +113,25 @@ std::int64_t BatchLoader::counted_tokens(std::int64_t first, std::int64_t count)
 
 model::MicroBatch BatchLoader::micro(std::int64_t index) {
   const auto n = share_.micro_batch * part_;
-  const auto view = [n](std::vector<std::int32_t>& values, std::int64_t at) {
-    return model::TensorView(values.data() + at, DType::kI32, {n});
+  const auto device = gpu_ != nullptr ? Device::kCuda : Device::kCpu;
+  // Element `at` of one of the arrays, wherever it lies.
+  const auto element = [&](int array, std::vector<std::int32_t>& values, std::int64_t at) -> void* {
+    if (gpu_ == nullptr) return values.data() + at;
+    return static_cast<std::int32_t*>(on_gpu_.at(0)) + array_begin(array) + at;
+  };
+  const auto view = [&](int array, std::vector<std::int32_t>& values, std::int64_t at) {
+    return model::TensorView(element(array, values, at), DType::kI32, {n}, device);
   };
   model::MicroBatch batch;
   batch.sequences = share_.micro_batch;
   batch.seq = part_;
-  batch.tokens = view(tokens_, index * n);
-  batch.targets = view(targets_, index * n);
-  batch.positions = view(positions_, 0);
+  batch.tokens = view(0, tokens_, index * n);
+  batch.targets = view(1, targets_, index * n);
+  batch.positions = view(3, positions_, 0);
   if (share_.mask_documents) {
     batch.document_begin =
-        model::TensorView(document_begin_.data() + index * share_.micro_batch * share_.seq,
-                          DType::kI32, {share_.micro_batch, share_.seq});
+        model::TensorView(element(2, document_begin_, index * share_.micro_batch * share_.seq),
+                          DType::kI32, {share_.micro_batch, share_.seq}, device);
   }
   batch.samples = {samples_.data() + index * share_.micro_batch,
                    static_cast<std::size_t>(share_.micro_batch)};

@@ -63,11 +63,10 @@ std::string check_report(const Deck& deck, int ranks) {
       train.global_batch, batch_ranks, train.global_batch / (batch_ranks * train.micro_batch),
       train.micro_batch, count_text(train.global_batch * train.seq));
   if (stages.size() > 1) out += stages_text(deck, grid);
-  out += stages.size() == 1 ? std::string("# bytes per rank\n")
-                            : fmt::format(
-                                  "# bytes per rank, pipeline stage {} of {}, which needs "
-                                  "the most\n",
-                                  largest, stages.size());
+  out += fmt::format("# bytes{} per rank", deck.run.device == "cuda" ? " of GPU memory" : "");
+  out += stages.size() == 1 ? std::string("\n")
+                            : fmt::format(", pipeline stage {} of {}, which needs the most\n",
+                                          largest, stages.size());
   out += byte_line("weights", plan.weights);
   out += byte_line("gradients", plan.gradients);
   out += byte_line("master weights", plan.master);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include "app/expert_checks.h"
 #include "model/flops.h"
@@ -28,6 +29,47 @@ std::string hosts_text(std::vector<std::string> hosts) {
   return text;
 }
 
+struct RankGpu {
+  std::string ordinal, name, driver;
+
+  explicit RankGpu(const std::string& line) {
+    const auto first = line.find('|'), last = line.rfind('|');
+    ordinal = line.substr(0, first);
+    name = line.substr(first + 1, last - first - 1);
+    driver = line.substr(last + 1);
+  }
+};
+
+// What there is, and on which GPU of its host each rank is: of a few hosts.
+std::string gpus_rows(const Banner& b) {
+  constexpr std::size_t kHosts = 4;
+  std::map<std::string, int> kinds;
+  std::map<std::string, std::string> places;  // by host
+  for (std::size_t rank = 0; rank < b.gpus.size(); ++rank) {
+    const RankGpu gpu(b.gpus[rank]);
+    ++kinds[fmt::format("{} (driver for CUDA {})", gpu.name, gpu.driver)];
+    auto& there = places[b.hosts[rank]];
+    there += fmt::format("{}rank {} on GPU {}", there.empty() ? "" : ", ", rank, gpu.ordinal);
+  }
+  std::string all;
+  for (const auto& [kind, ranks] : kinds) {
+    all +=
+        fmt::format("{}{}: {} rank{}", all.empty() ? "" : ", ", kind, ranks, ranks == 1 ? "" : "s");
+  }
+  auto text = row("gpus", all);
+  std::size_t shown = 0;
+  for (const auto& [host, there] : places) {
+    if (shown++ == kHosts) {
+      text += row("", fmt::format("and {} more hosts", places.size() - kHosts));
+      break;
+    }
+    text += row("", fmt::format("{}: {}", host, there));
+  }
+  if (!b.transport.empty()) text += row("messages", b.transport);
+  if (!b.attention.empty()) text += row("attention", b.attention);
+  return text;
+}
+
 std::string model_text(const model::ModelConfig& m) {
   const auto ffn = has_dense_blocks(m) ? fmt::format("ffn {}, ", m.ffn) : std::string();
   return fmt::format("{} layers, hidden {}, {} heads ({} kv) of {}, {}vocab {}; {}, {}, {}{}",
@@ -39,6 +81,10 @@ std::string model_text(const model::ModelConfig& m) {
 }
 
 }  // namespace
+
+std::string gpu_line(const comm::GpuInfo& gpu) {
+  return fmt::format("{}|{}|{}", gpu.ordinal, gpu.name, gpu.driver);
+}
 
 std::string bytes_text(double bytes) {
   constexpr std::array kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
@@ -115,6 +161,7 @@ std::string banner_text(const Banner& b) {
   if (d.grid.pp > 1) text += row("pipeline", pipeline_text(d));
   text += row("hosts", fmt::format("{}, {} thread{} each", hosts_text(b.hosts), b.threads,
                                    b.threads == 1 ? "" : "s"));
+  if (!b.gpus.empty()) text += gpus_rows(b);
   if (!b.tensor_ranks_share_host) {
     text += row("warning", "a tp group spans hosts: its messages cross the network in every layer");
   }

@@ -9,6 +9,7 @@
 #include "app/deck.h"
 #include "app/memory_plan.h"
 #include "app/trainer.h"
+#include "comm/gpu.h"
 
 namespace pg::app {
 
@@ -16,6 +17,10 @@ struct Banner {
   const Deck& deck;
   comm::GridShape grid;
   std::vector<std::string> hosts;  // one a rank
+  // One a rank, as gpu_line() writes them; none: on CPUs. What carries messages between them, and
+  // what computes attention there.
+  std::vector<std::string> gpus = {};
+  std::string transport = {}, attention = {};
   int threads = 1;
   bool tensor_ranks_share_host = true;
   std::int64_t train_tokens = 0, samples = 0;
@@ -25,6 +30,9 @@ struct Banner {
 };
 
 std::string banner_text(const Banner& banner);
+
+// "0|NVIDIA H200|13.0": the number among those that the rank sees, its name, the driver.
+std::string gpu_line(const comm::GpuInfo& gpu);
 
 struct StepLine {
   StepResult result;

@@ -128,13 +128,16 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
   plan.activations = activations(model::AssumedLoad::kBalanced);
   plan.activations_most =
       deck.model.moe.experts > 0 ? activations(model::AssumedLoad::kLargest) : plan.activations;
-  if (compute != DType::kF64) {
+  // On a GPU products take matrices as they are, and sums receive into memory of the library's own.
+  const bool gpu = deck.run.device == "cuda";
+  if (compute != DType::kF64 && !gpu) {
     plan.packed = (2 * packed_elements(layout, deck.model) +
                    packed_activation_elements(deck, layout.rank_config(), layout.sharding().cp)) *
                   static_cast<std::int64_t>(dtype_size(compute));
   }
-  plan.communication =
-      communication_bytes(deck, layout, compute, pipeline_options(deck, grid).micro_batches);
+  if (!gpu)
+    plan.communication =
+        communication_bytes(deck, layout, compute, pipeline_options(deck, grid).micro_batches);
   plan.total = bytes.total() + plan.activations + plan.packed + plan.communication;
   return plan;
 }

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "app/console.h"
+#include "app/device.h"
 #include "app/matmul_rate.h"
 #include "app/moe_report.h"
 #include "app/resume_check.h"
@@ -32,10 +33,12 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-std::int64_t peak_bytes(comm::Group& world) {
+// Of the memory that the mathematics runs in.
+std::int64_t peak_bytes(comm::ProcessGrid& grid) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  return comm::all_reduce(world, static_cast<std::int64_t>(usage.ru_maxrss) * 1024,
+  const auto host = static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+  return comm::all_reduce(grid.world(), grid.gpu() != nullptr ? comm::gpu_peak_bytes() : host,
                           comm::ReduceOp::kMax);
 }
 
@@ -43,8 +46,12 @@ std::int64_t peak_bytes(comm::Group& world) {
 class Run {
  public:
   Run(const Deck& deck, const comm::Communicator& world)
-      : deck_(deck), grid_(world, grid_of(deck, world.size())), folder_(deck.run.output) {
-    deck_.resolved = resolved_text(deck_);  // before the machine's thread count goes in
+      : deck_(deck),
+        gpu_(open_gpu(deck, world)),
+        grid_(world, grid_of(deck, world.size()), gpu_.get()),
+        folder_(deck.run.output) {
+    deck_.resolved = resolved_text(deck_);  // before what this machine has goes in
+    deck_.run.device = gpu_ != nullptr ? "cuda" : "cpu";
     deck_.run.threads = threads_of(deck_, grid_);
   }
 
@@ -163,6 +170,7 @@ class Run {
   void print_banner(Trainer& trainer) {
     Banner banner{
         .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
+    if (gpu_ != nullptr) banner.gpus = comm::all_gather(world(), gpu_line(gpu_->info()));
     if (!root()) return;
     banner.threads = static_cast<int>(deck_.run.threads);
     banner.tensor_ranks_share_host = grid_.tensor_ranks_share_host();
@@ -212,7 +220,7 @@ class Run {
     const double flops = model::model_flops_per_token(deck_.model, deck_.train.seq) *
                          static_cast<double>(r.tokens) / r.seconds;
     const double mfu = matmul_flops_ > 0 ? flops / matmul_flops_ : NAN;
-    const auto peak = peak_bytes(world());
+    const auto peak = peak_bytes(grid_);
     const auto traffic = traffic_json(world(), r.traffic);
     comm::together(world(), [&] {
       if (!root()) return;
@@ -260,7 +268,7 @@ class Run {
         "\"threads\": {}, \"seed\": {}, \"unix_time\": {}}}",
         PG_VERSION, io::json_string(grid_.shape().text()), world().size(),
         io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr));
-    const auto records = trainer.records();
+    const auto records = trainer.records_to_save();
     const auto path =
         io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);
     comm::together(world(), [&] {
@@ -273,6 +281,7 @@ class Run {
 
   const bool terminal_ = io::watched_terminal(stdout);
   Deck deck_;
+  std::unique_ptr<comm::Gpu> gpu_;
   comm::ProcessGrid grid_;
   io::RunFolder folder_;
   std::unique_ptr<io::MetricsWriter> metrics_;

@@ -7,6 +7,7 @@
 #include "app/lr_schedule.h"
 #include "app/parallel_plan.h"
 #include "comm/agree.h"
+#include "comm/profile_range.h"
 
 namespace pg::app {
 
@@ -43,9 +44,11 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
     : deck_(deck),
       grid_(grid),
       train_file_(open_tokens(grid.world(), deck.data.train, "data.train", deck.model.vocab)),
-      kernels_(model::make_cpu_kernels(static_cast<int>(deck.run.threads))),
+      kernels_(grid.gpu() != nullptr ? model::make_cuda_kernels(*grid.gpu())
+                                     : model::make_cpu_kernels(static_cast<int>(deck.run.threads))),
       groups_(groups_of(deck, grid)),
-      params_(layout_of(deck, sharding_of(deck, grid.shape(), grid.coord())), deck.run.precision),
+      params_(layout_of(deck, sharding_of(deck, grid.shape(), grid.coord())), deck.run.precision,
+              model::Buffer::Kind::kReal, kernels_->device()),
       weights_(params_, *kernels_, groups_),
       reducer_(params_, *kernels_, groups_),
       use_(weights_, reducer_),
@@ -66,7 +69,8 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
     comm::together(grid.world(), [&] {
       const io::Sampler sampler(file.tokens(), deck.train.seq, deck.run.seed, shuffle);
       if (!shuffle) valid_samples_ = sampler.samples();
-      made = std::make_unique<BatchLoader>(file, sampler, share);
+      made = std::make_unique<BatchLoader>(
+          file, sampler, share, kernels_->device() == Device::kCuda ? kernels_.get() : nullptr);
     });
     return made;
   };
@@ -115,6 +119,8 @@ StepResult Trainer::step() {
   result.step = completed_ + 1;
   grid_.traffic().reset();
 
+  const comm::ProfileRange whole("step", result.step);
+
   // 1. The step's samples, and the number of tokens that its loss is a mean over.
   const auto batch = deck_.train.global_batch;
   load_batch(*train_loader_, next_sample_, batch);
@@ -129,7 +135,10 @@ StepResult Trainer::step() {
   double loss_sum =
       pipeline_.forward_backward([this](int micro) { return train_loader_->micro(micro); },
                                  loss_scale, 1.0 / static_cast<double>(batch));
-  reducer_.finish();
+  {
+    const comm::ProfileRange sums("sums over replicas");
+    reducer_.finish();
+  }
 
   // 3. The step's loss and gradient norm, the same on every rank.
   result.loss = sum_over_batch(loss_sum) * loss_scale;
@@ -145,6 +154,7 @@ StepResult Trainer::step() {
   }
 
   // 4. The update, each replica's share of it, and the new weights back to all.
+  const comm::ProfileRange update("update");
   result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
   optimizer_.update(result.step, result.lr, result.grad_norm);
   weights_.publish();
@@ -183,8 +193,14 @@ std::vector<comm::TensorRecord> Trainer::records() const {
   return params_.records();
 }
 
+std::vector<comm::TensorRecord> Trainer::records_to_save() {
+  params_.to_host();
+  return params_.records();
+}
+
 void Trainer::loaded() {
-  params_.round_weights();
+  params_.from_host();
+  params_.round_weights(*kernels_);
   weights_.publish();
 }
 

@@ -55,8 +55,9 @@ class Trainer {
 
   model::ParamStore& params() { return params_; }
   model::Kernels& kernels() { return *kernels_; }
-  // What a checkpoint holds of this rank.
+  // What a checkpoint holds of this rank: where a load puts it, and what a save takes.
   std::vector<comm::TensorRecord> records() const;
+  std::vector<comm::TensorRecord> records_to_save();
   // After a load into records(): the weights follow.
   void loaded();
 

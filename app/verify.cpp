@@ -10,6 +10,7 @@
 #include <sstream>
 #include <vector>
 
+#include "app/device.h"
 #include "app/gather_tensor.h"
 #include "app/host_memory.h"
 #include "app/threads.h"
@@ -33,7 +34,10 @@ struct Reference {
 class Verify {
  public:
   Verify(const Deck& deck, const comm::Communicator& world, const VerifyControls& controls)
-      : asked_(deck), controls_(controls), grid_(world, grid_of(deck, world.size())) {
+      : asked_(deck),
+        controls_(controls),
+        gpu_(open_gpu(deck, world)),
+        grid_(world, grid_of(deck, world.size()), gpu_.get()) {
     asked_.run.threads = threads_of(deck, grid_);
   }
 
@@ -112,6 +116,7 @@ class Verify {
   void train_alone() {
     const auto begin = Clock::now();
     const auto deck = one_rank_deck(run_.deck);
+    // On the CPU, wherever the grid computes.
     comm::ProcessGrid self(comm::Communicator::self(), grid_of(deck, 1));
     Trainer trainer(deck, self);
     for (std::int64_t i = 0; i < steps_; ++i) {
@@ -161,6 +166,7 @@ class Verify {
 
   Deck asked_;
   const VerifyControls& controls_;
+  std::unique_ptr<comm::Gpu> gpu_;
   comm::ProcessGrid grid_;
   VerifyDeck run_;
   std::int64_t steps_ = 0;

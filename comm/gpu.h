@@ -20,6 +20,7 @@ std::string gpu_missing();
 int gpu_count();  // visible ones; 0 when gpu_missing()
 
 struct GpuInfo {
+  int ordinal = 0;     // among the visible ones
   std::string name;    // "NVIDIA H200"
   std::string id;      // its UUID: the same for all processes that share it
   std::string driver;  // the driver's CUDA version, "13.0"

@@ -10,6 +10,7 @@ namespace pg::comm {
 
 struct ProcessGrid::Impl {
   GridShape shape;
+  Gpu* gpu = nullptr;
   Coord coord;
   Communicator cartesian;
   std::string host = host_name();
@@ -43,7 +44,7 @@ struct ProcessGrid::Impl {
   }
 };
 
-ProcessGrid::ProcessGrid(const Communicator& world, const GridShape& shape)
+ProcessGrid::ProcessGrid(const Communicator& world, const GridShape& shape, Gpu* gpu)
     : impl_(std::make_unique<Impl>()) {
   if (world.size() != shape.world()) {
     throw fail(ExitCode::kDeck, "grid: {} needs {} ranks, the job has {}", shape.text(),
@@ -51,6 +52,7 @@ ProcessGrid::ProcessGrid(const Communicator& world, const GridShape& shape)
   }
   auto& g = *impl_;
   g.shape = shape;
+  g.gpu = gpu;
   const auto dims = shape.dims();
   g.cartesian = world.cartesian({dims.begin(), dims.end()});
   g.coord = shape.coord(WorldRank{g.cartesian.rank()});
@@ -86,6 +88,9 @@ ProcessGrid::~ProcessGrid() = default;
 
 const GridShape& ProcessGrid::shape() const {
   return impl_->shape;
+}
+Gpu* ProcessGrid::gpu() const {
+  return impl_->gpu;
 }
 const Coord& ProcessGrid::coord() const {
   return impl_->coord;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "comm/gpu.h"
 #include "comm/grid_shape.h"
 #include "comm/group.h"
 #include "comm/mpi_session.h"
@@ -16,12 +17,14 @@ namespace pg::comm {
 class ProcessGrid {
  public:
   // Collective over `world`, whose size must be shape.world() (Error kDeck otherwise).
-  ProcessGrid(const Communicator& world, const GridShape& shape);
+  // With a `gpu`, which must outlive it, the groups carry that GPU's memory too.
+  ProcessGrid(const Communicator& world, const GridShape& shape, Gpu* gpu = nullptr);
   ProcessGrid(ProcessGrid&&) noexcept;
   ProcessGrid& operator=(ProcessGrid&&) noexcept;
   ~ProcessGrid();
 
   const GridShape& shape() const;
+  Gpu* gpu() const;  // this rank's; null: none is used
   const Coord& coord() const;
   WorldRank rank() const;
   bool root() const { return to_int(rank()) == 0; }

@@ -2,6 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <cstring>
+
 #include "comm/error.h"
 #include "comm/gpu.h"
 
@@ -11,6 +13,12 @@ Buffer::Buffer(std::size_t bytes, Kind kind, Device device) : bytes_(bytes), dev
   if (kind == Kind::kDry || bytes == 0) return;
   if (device == Device::kCuda) {
     data_ = comm::gpu_allocate(bytes);
+    return;
+  }
+  if (kind == Kind::kPinned) {
+    data_ = comm::pinned_allocate(bytes);
+    pinned_ = true;
+    std::memset(data_, 0, bytes);
     return;
   }
   // Anonymous pages are zero and cost nothing until touched.
@@ -25,6 +33,8 @@ Buffer::~Buffer() {
   if (data_ == nullptr) return;
   if (device_ == Device::kCuda) {
     comm::gpu_free(data_);
+  } else if (pinned_) {
+    comm::pinned_free(data_);
   } else {
     munmap(data_, bytes_);
   }

@@ -15,17 +15,22 @@ class Buffer {
   // kReserved, on the host: of an amount that may never be needed, more even than the machine has:
   // untouched pages are refused to nobody. Where it runs out, the system ends the process. On the
   // GPU the same as kReal.
-  enum class Kind { kReal, kReserved, kDry };
+  // kPinned: on the host, page-locked for copies to the GPU.
+  enum class Kind { kReal, kReserved, kPinned, kDry };
 
   Buffer() = default;
   // Error(kBug) naming the size when memory is exhausted.
   Buffer(std::size_t bytes, Kind kind, Device device = Device::kCpu);
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        device_(other.device_),
+        pinned_(other.pinned_) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     std::swap(device_, other.device_);
+    std::swap(pinned_, other.pinned_);
     return *this;
   }
   ~Buffer();
@@ -41,6 +46,7 @@ class Buffer {
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
   Device device_ = Device::kCpu;
+  bool pinned_ = false;
 };
 
 }  // namespace pg::model

@@ -1,16 +1,17 @@
 #include "model/param_store.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "comm/random.h"
 #include "model/kernels/cpu/dispatch.h"
 
 namespace pg::model {
 
-ParamStore::ParamStore(ParamLayout layout, DType compute, Buffer::Kind kind)
+ParamStore::ParamStore(ParamLayout layout, DType compute, Buffer::Kind kind, Device device)
     : layout_(std::move(layout)), compute_(compute) {
   const auto buffer = [&](std::int64_t elements, DType type) {
-    return Buffer(static_cast<std::size_t>(elements) * dtype_size(type), kind);
+    return Buffer(static_cast<std::size_t>(elements) * dtype_size(type), kind, device);
   };
   const auto full = layout_.full_elements(), shard = layout_.shard_elements();
   const auto slots = layout_.slot_elements();
@@ -61,8 +62,8 @@ TensorView ParamStore::pack(void* data, DType type, std::size_t first, std::size
               "{} does not continue {}", table()[id].name, table()[first].name);
     rows += part.rows;
   }
-  if (table()[first].shape.size() == 1) return TensorView(data, type, {rows});
-  return TensorView(data, type, {rows, head.cols});
+  if (table()[first].shape.size() == 1) return TensorView(data, type, {rows}, device());
+  return TensorView(data, type, {rows, head.cols}, device());
 }
 
 TensorView ParamStore::weight_pack(std::size_t first, std::size_t last) const {
@@ -88,11 +89,11 @@ TensorView ParamStore::grad_pack(std::size_t first, std::size_t last) const {
 
 TensorView ParamStore::kept(const Buffer& buffer, DType type, Space space, std::size_t id) const {
   const auto range = layout_.kept(id);
-  if (range.elements() == 0) return TensorView(buffer.at(0), type, {0});
+  if (range.elements() == 0) return TensorView(buffer.at(0), type, {0}, device());
   const auto place = table()[id].place;
   auto offset = layout_.part(id).offset + range.begin;
   if (space == Space::kShard) offset -= layout_.shard(place) * layout_.place(place).piece;
-  return TensorView(at(buffer, type, space, place, offset), type, {range.elements()});
+  return TensorView(at(buffer, type, space, place, offset), type, {range.elements()}, device());
 }
 
 TensorView ParamStore::kept_exact(std::size_t id) const {
@@ -117,7 +118,7 @@ TensorView ParamStore::place_weights(std::int64_t place) const {
   const auto n = layout_.place(place).piece * layout_.shards(place);
   void* data = gathers_weights() ? at(weight_slots_, compute_, Space::kSlot, place, 0)
                                  : at(weights_, compute_, Space::kFull, place, 0);
-  return TensorView(data, compute_, {n});
+  return TensorView(data, compute_, {n}, device());
 }
 
 TensorView ParamStore::place_grads(std::int64_t place) const {
@@ -125,7 +126,7 @@ TensorView ParamStore::place_grads(std::int64_t place) const {
   const auto type = accumulator();
   void* data = scatters_grads() ? at(grad_slots_, type, Space::kSlot, place, 0)
                                 : at(grads_, type, Space::kFull, place, 0);
-  return TensorView(data, type, {n});
+  return TensorView(data, type, {n}, device());
 }
 
 TensorView ParamStore::own_piece(std::int64_t place, TensorView whole) const {
@@ -136,18 +137,18 @@ TensorView ParamStore::own_piece(std::int64_t place, TensorView whole) const {
 TensorView ParamStore::kept_exact_of_place(std::int64_t place) const {
   if (!exact_apart()) return own_piece(place, place_weights(place));
   return TensorView(at(exact_, accumulator(), Space::kShard, place, 0), accumulator(),
-                    {layout_.place(place).piece});
+                    {layout_.place(place).piece}, device());
 }
 
 TensorView ParamStore::kept_grads_of_place(std::int64_t place) const {
   if (!scatters_grads()) return own_piece(place, place_grads(place));
   return TensorView(at(grads_, accumulator(), Space::kShard, place, 0), accumulator(),
-                    {layout_.place(place).piece});
+                    {layout_.place(place).piece}, device());
 }
 
 TensorView ParamStore::all_grads() const {
   const auto n = static_cast<std::int64_t>(grads_.bytes() / dtype_size(accumulator()));
-  return TensorView(grads_.at(0), accumulator(), {n});
+  return TensorView(grads_.at(0), accumulator(), {n}, device());
 }
 
 TensorView ParamStore::router_bias(std::int64_t block) const {
@@ -156,7 +157,7 @@ TensorView ParamStore::router_bias(std::int64_t block) const {
   const auto experts = layout_.rank_config().moe.experts;
   const auto first = (found - biased_blocks_.begin()) * experts;
   return TensorView(router_biases_.at(static_cast<std::size_t>(first) * dtype_size(accumulator())),
-                    accumulator(), {experts});
+                    accumulator(), {experts}, device());
 }
 
 namespace {
@@ -171,6 +172,18 @@ double initial_value(const ParamSpec& spec, comm::RandomKey key, std::int64_t el
       return spec.std * comm::random_normal(key, static_cast<std::uint64_t>(element));
   }
   return 0.0;
+}
+
+void clear(const Buffer& buffer) {
+  if (buffer.bytes() == 0) return;
+  if (buffer.device() == Device::kCpu) {
+    std::memset(buffer.at(0), 0, buffer.bytes());
+    return;
+  }
+  const std::vector<char> zeros(std::min(buffer.bytes(), std::size_t{1} << 26));
+  for (std::size_t at = 0; at < buffer.bytes(); at += zeros.size()) {
+    comm::gpu_copy(buffer.at(at), zeros.data(), std::min(zeros.size(), buffer.bytes() - at));
+  }
 }
 
 // Elements [begin, end) of this rank's part, by their index in the global tensor.
@@ -188,35 +201,83 @@ void fill_initial(T* to, const ParamSpec& spec, const ParamPart& part, ParamLayo
 }  // namespace
 
 void ParamStore::initialise(std::int64_t seed) {
+  // On the GPU's behalf the host draws into memory of its own, a piece at a time.
+  const bool on_gpu = device() == Device::kCuda;
+  std::vector<char> drawn, rounded_on_host;
+  const auto put = [](TensorView to, const std::vector<char>& from) {
+    comm::gpu_copy(to.raw(), from.data(), to.bytes());
+  };
   for (std::size_t id = 0; id < table().size(); ++id) {
     const auto kept = layout_.kept(id);
     if (kept.elements() == 0) continue;
     const auto& spec = table()[id];
     const auto key = comm::random_key(static_cast<std::uint64_t>(seed), "init/" + spec.name);
+    const auto exact = kept_exact(id), rounded = kept_rounded(id);
     cpu::dispatch(accumulator(), [&]<class T>() {
-      fill_initial(kept_exact(id).data<T>(), spec, layout_.part(id), kept, key);
-      std::fill_n(kept_m(id).data<T>(), kept.elements(), T{});
-      std::fill_n(kept_v(id).data<T>(), kept.elements(), T{});
+      if (on_gpu) drawn.resize(exact.bytes());
+      auto* const to = on_gpu ? reinterpret_cast<T*>(drawn.data()) : exact.data<T>();
+      fill_initial(to, spec, layout_.part(id), kept, key);
+      if (!rounded.empty()) {
+        if (on_gpu) rounded_on_host.resize(rounded.bytes());
+        auto* const low =
+            on_gpu ? reinterpret_cast<bf16*>(rounded_on_host.data()) : rounded.data<bf16>();
+        const std::int64_t n = rounded.elements();
+#pragma omp parallel for schedule(static)
+        for (std::int64_t e = 0; e < n; ++e) low[e] = bf16(static_cast<float>(to[e]));
+      }
+      if (on_gpu) {
+        put(exact, drawn);
+        if (!rounded.empty()) put(rounded, rounded_on_host);
+      }
     });
   }
-  for (const auto block : biased_blocks_) {
-    const auto bias = router_bias(block);
-    cpu::dispatch(accumulator(),
-                  [&]<class T>() { std::fill_n(bias.data<T>(), bias.elements(), T{}); });
-  }
-  round_weights();
+  clear(m_);
+  clear(v_);
+  clear(router_biases_);
 }
 
-void ParamStore::round_weights() {
+void ParamStore::round_weights(Kernels& kernels) {
   for (std::size_t id = 0; id < table().size(); ++id) {
     if (layout_.kept(id).elements() == 0) continue;
-    const auto rounded = kept_rounded(id);
-    if (rounded.empty()) continue;
-    const auto* from = kept_exact(id).data<float>();
-    auto* to = rounded.data<bf16>();
-    const std::int64_t n = rounded.elements();
-#pragma omp parallel for schedule(static)
-    for (std::int64_t e = 0; e < n; ++e) to[e] = bf16(from[e]);
+    if (const auto rounded = kept_rounded(id); !rounded.empty()) {
+      kernels.copy(rounded, kept_exact(id));
+    }
+  }
+}
+
+void* ParamStore::on_host(void* data) const {
+  if (device() == Device::kCpu || data == nullptr) return data;
+  if (mirrors_.empty()) {
+    for (const auto* buffer : state()) {
+      mirrors_.push_back({buffer, Buffer(buffer->bytes(), Buffer::Kind::kReserved)});
+    }
+  }
+  for (const auto& mirror : mirrors_) {
+    const auto* const first = static_cast<const char*>(mirror.of->at(0));
+    const auto offset = static_cast<const char*>(data) - first;
+    if (first != nullptr && offset >= 0 && static_cast<std::size_t>(offset) <= mirror.of->bytes()) {
+      return mirror.copy.at(static_cast<std::size_t>(offset));
+    }
+  }
+  throw fail(ExitCode::kBug, "bug: no part of the state at {}", data);
+}
+
+void ParamStore::to_host() {
+  if (device() == Device::kCpu) return;
+  on_host(m_.at(0));
+  for (const auto& [of, copy] : mirrors_) {
+    // Rounded weights and gradients are in no checkpoint.
+    const bool saved = of != &grads_ && (of != &weights_ || !exact_apart());
+    if (saved && of->bytes() > 0) comm::gpu_copy(copy.at(0), of->at(0), of->bytes());
+  }
+}
+
+void ParamStore::from_host() {
+  if (device() == Device::kCpu) return;
+  on_host(m_.at(0));
+  for (const auto& [of, copy] : mirrors_) {
+    const bool saved = of != &grads_ && (of != &weights_ || !exact_apart());
+    if (saved && of->bytes() > 0) comm::gpu_copy(of->at(0), copy.at(0), of->bytes());
   }
 }
 
@@ -225,9 +286,8 @@ namespace {
 // A run of elements [begin, end) of this rank's part in row-major order, as hyperslabs of the
 // global tensor: the end of a row, whole rows, the start of a row.
 std::vector<comm::Slab> slabs_of(const ParamSpec& spec, const ParamPart& part,
-                                 ParamLayout::Kept kept, TensorView values, bool owner) {
+                                 ParamLayout::Kept kept, DType type, char* base, bool owner) {
   std::vector<comm::Slab> slabs;
-  auto* const base = static_cast<char*>(values.raw());
   const auto add = [&](std::int64_t begin, std::int64_t rows, std::int64_t cols) {
     if (rows == 0 || cols == 0) return;
     comm::Slab slab;
@@ -237,9 +297,9 @@ std::vector<comm::Slab> slabs_of(const ParamSpec& spec, const ParamPart& part,
       slab.offset.push_back(part.col_begin + begin % part.cols);
       slab.extent.push_back(cols);
     }
-    slab.data = base == nullptr ? nullptr
-                                : base + static_cast<std::size_t>(begin - kept.begin) *
-                                             dtype_size(values.dtype());
+    slab.data = base == nullptr
+                    ? nullptr
+                    : base + static_cast<std::size_t>(begin - kept.begin) * dtype_size(type);
     slab.owner = owner;
     slabs.push_back(std::move(slab));
   };
@@ -267,7 +327,8 @@ comm::TensorRecord ParamStore::record(std::size_t id, const std::string& name,
   // Without ZeRO the first replica writes; with it each writes its piece.
   const bool owner = part.counts && (cut.zero > 0 || first);
   comm::TensorRecord record{name, accumulator(), table()[id].shape, {}};
-  record.slabs = slabs_of(table()[id], part, layout_.kept(id), values, owner);
+  record.slabs = slabs_of(table()[id], part, layout_.kept(id), values.dtype(),
+                          static_cast<char*>(on_host(values.raw())), owner);
   return record;
 }
 
@@ -288,7 +349,7 @@ std::vector<comm::TensorRecord> ParamStore::records() const {
     if (const auto bias = router_bias(block); !bias.empty()) {
       const auto& cut = layout_.sharding();
       biases.slabs.push_back(
-          {{0}, {config.moe.experts}, bias.raw(), cut.replica == 0 && cut.tp_rank == 0});
+          {{0}, {config.moe.experts}, on_host(bias.raw()), cut.replica == 0 && cut.tp_rank == 0});
     }
     all.push_back(std::move(biases));
   }
@@ -296,6 +357,9 @@ std::vector<comm::TensorRecord> ParamStore::records() const {
 }
 
 std::vector<comm::TensorRecord> ParamStore::gradient_records() const {
+  if (device() == Device::kCuda && grads_.bytes() > 0) {
+    comm::gpu_copy(on_host(grads_.at(0)), grads_.at(0), grads_.bytes());
+  }
   std::vector<comm::TensorRecord> all;
   for (std::size_t id = 0; id < table().size(); ++id) {
     all.push_back(

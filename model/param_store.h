@@ -4,6 +4,9 @@
 // ZeRO (Rajbhandari et al. 2020) keeps of each place a piece a replica: of moments and masters from
 // stage 1 on, of gradients from stage 2, of weights in stage 3. What a stage cuts exists in full
 // only inside slots, while a place is in use: WeightGatherer and GradReducer fill and empty them.
+//
+// On a GPU all of it lies there. Records, which files are read into and written from, then point
+// into a copy on the host: to_host() before a save, from_host() after a load.
 #pragma once
 
 #include <array>
@@ -12,6 +15,7 @@
 
 #include "comm/tensor_record.h"
 #include "model/buffer.h"
+#include "model/kernels/kernels.h"
 #include "model/param_layout.h"
 #include "model/tensor.h"
 
@@ -20,12 +24,14 @@ namespace pg::model {
 class ParamStore {
  public:
   // Buffer::Kind::kDry: views without storage.
-  ParamStore(ParamLayout layout, DType compute, Buffer::Kind kind = Buffer::Kind::kReal);
+  ParamStore(ParamLayout layout, DType compute, Buffer::Kind kind = Buffer::Kind::kReal,
+             Device device = Device::kCpu);
 
   const ParamLayout& layout() const { return layout_; }
   const ParamTable& table() const { return layout_.table(); }
   DType compute() const { return compute_; }
   DType accumulator() const { return accumulator_of(compute_); }
+  Device device() const { return m_.device(); }
 
   // -- what layers use: this rank's part of a parameter, in its own shape
   // -------------------------- A bug while the place is not in its slot.
@@ -70,13 +76,18 @@ class ParamStore {
   // Initial values of this rank's pieces: element e of the global tensor depends on (seed, name, e)
   // alone. Also clears the moments. Rounds own pieces; others arrive by WeightGatherer::publish.
   void initialise(std::int64_t seed);
-  void round_weights();  // this rank's pieces of the weights from the exact values
+  void round_weights(Kernels& kernels);  // this rank's pieces of the weights from the exact values
 
   // What a checkpoint holds of this rank: exact weights under their names, moments as NAME.adam_m
   // and NAME.adam_v; the slabs are this rank's pieces. Every parameter has three records,
   // possibly without slabs; a router's biases have one.
   std::vector<comm::TensorRecord> records() const;
-  // The gradients likewise, under the parameters' names: after GradReducer::finish the whole sums.
+  // The copy on the host that the records point into becomes what the GPU holds, or the GPU's what
+  // it holds. Nothing on the CPU.
+  void to_host();
+  void from_host();
+  // The gradients likewise, under the parameters' names: after GradReducer::finish the whole sums,
+  // of this moment.
   std::vector<comm::TensorRecord> gradient_records() const;
 
   struct Bytes {
@@ -87,10 +98,19 @@ class ParamStore {
 
  private:
   enum class Space { kFull, kShard, kSlot };
+  // On a GPU a buffer's copy on the host, untouched pages until it is used.
+  struct Mirror {
+    const Buffer* of;
+    Buffer copy;
+  };
+  void* on_host(void* data) const;  // where records find what the GPU has at `data`
   // Element `offset` of a place's range in `buffer`.
   void* at(const Buffer& buffer, DType type, Space space, std::int64_t place,
            std::int64_t offset) const;
   TensorView pack(void* data, DType type, std::size_t first, std::size_t last) const;
+  std::array<const Buffer*, 6> state() const {
+    return {&weights_, &grads_, &exact_, &m_, &v_, &router_biases_};
+  }
   comm::TensorRecord record(std::size_t id, const std::string& name, TensorView values) const;
   TensorView kept(const Buffer& buffer, DType type, Space space, std::size_t id) const;
   bool exact_apart() const { return compute_ != accumulator() || gathers_weights(); }
@@ -100,6 +120,7 @@ class ParamStore {
   Buffer weights_, grads_, exact_, m_, v_, router_biases_;
   std::vector<std::int64_t> biased_blocks_;  // ascending; their biases lie in this order
   Buffer weight_slots_, grad_slots_;
+  mutable std::vector<Mirror> mirrors_;  // of state(), made when first asked for
   std::array<std::int64_t, ParamLayout::kSlots> slot_begin_{};
   std::array<std::int64_t, ParamLayout::kSlots> weights_in_slot_{}, grads_in_slot_{};
 };

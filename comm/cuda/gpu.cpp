@@ -83,6 +83,7 @@ Gpu::Gpu(int ordinal) {
   PG_CUDA(cudaGetDeviceProperties(&properties, ordinal));
   int driver = 0;
   PG_CUDA(cudaDriverGetVersion(&driver));
+  info_.ordinal = ordinal;
   info_.name = properties.name;
   info_.id = uuid_text(properties.uuid);
   info_.driver = version_text(driver);

@@ -77,8 +77,9 @@ class Kernels {
 
   // -- memory ------------------------------------------------------------------------------------
   virtual void fill_zero(TensorView x) = 0;
-  // Same shape; converts the type. Between the host and the GPU: contiguous, of one type, and
-  // complete on return as far as the host's memory is concerned.
+  // Same shape; converts the type. Between the host and the GPU: contiguous and of one type. To the
+  // host it is complete on return; from the host, memory that is page-locked must stay as it is
+  // until the GPU has been read next.
   virtual void copy(TensorView to, TensorView from) = 0;
   virtual void add(TensorView inout, TensorView x) = 0;  // inout += x, same shape and type
 

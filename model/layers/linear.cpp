@@ -17,6 +17,19 @@ void Linear::forward(const LayerContext& ctx, TensorView y, TensorView x, bool w
       bias_ && with_bias ? p.weight_pack(bias_->first, bias_->last) : TensorView());
 }
 
+void Linear::forward_gelu(const LayerContext& ctx, TensorView y, TensorView h, TensorView x) const {
+  const auto& p = ctx.params;
+  ctx.kernels.linear_gelu_forward(y, h, x, p.weight_pack(weight_.first, weight_.last),
+                                  bias_ ? p.weight_pack(bias_->first, bias_->last) : TensorView());
+}
+
+void Linear::backward_gelu(const LayerContext& ctx, TensorView dh, TensorView dy, TensorView x,
+                           TensorView h) const {
+  backward(ctx, {}, dy, x);
+  ctx.kernels.linear_gelu_backward_input(dh, dy,
+                                         ctx.params.weight_pack(weight_.first, weight_.last), h);
+}
+
 void Linear::backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x) const {
   const auto& p = ctx.params;
   ctx.kernels.linear_backward_weight(p.grad_pack(weight_.first, weight_.last),

@@ -20,6 +20,11 @@ class Linear {
 
   // y[n,out] = x[n,in] w^T + b; without b unless `with_bias`.
   void forward(const LayerContext& ctx, TensorView y, TensorView x, bool with_bias = true) const;
+  // h[n,out] = x w^T + b and y = gelu(h) in one pass.
+  void forward_gelu(const LayerContext& ctx, TensorView y, TensorView h, TensorView x) const;
+  // Adds the weights' gradients, as from x = gelu(h); dh[n,in] = gradient through it of dy w.
+  void backward_gelu(const LayerContext& ctx, TensorView dh, TensorView dy, TensorView x,
+                     TensorView h) const;
   // Adds the weights' gradients; dx[n,in] = dy[n,out] w unless dx is empty.
   void backward(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x) const;
 

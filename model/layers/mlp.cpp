@@ -15,12 +15,24 @@ void Mlp::activate(const LayerContext& ctx, TensorView hidden, TensorView wide) 
   }
 }
 
-// Pushes and fills the second product's input.
-TensorView Mlp::hidden_of(const LayerContext& ctx, Saved& saved) const {
+// Pushes the second product's input.
+TensorView Mlp::push_hidden(const LayerContext& ctx, Saved& saved) const {
   const auto hidden = ctx.push(ctx.keep_unless_selective(), ffn());
-  activate(ctx, hidden, saved.wide);
   if (!ctx.selective) saved.hidden = hidden;
   return hidden;
+}
+
+// The first product and the second one's input, of all rows of x. Where backward finds the latter
+// kept, GELU may be fused into the product; where it will make it again from saved.wide, it must
+// come from there the first time too, to be the same bits.
+void Mlp::widen(const LayerContext& ctx, const Saved& saved, TensorView hidden,
+                TensorView x) const {
+  if (!gated_ && !ctx.selective) {
+    wide_.forward_gelu(ctx, hidden, saved.wide, x);
+  } else {
+    wide_.forward(ctx, saved.wide, x);
+    activate(ctx, hidden, saved.wide);
+  }
 }
 
 // y[N,C]: this tp rank's part of the sum. The bias is added once, by the first.
@@ -31,26 +43,26 @@ void Mlp::project(const LayerContext& ctx, TensorView y, TensorView hidden) cons
 Mlp::Saved Mlp::forward_part(const LayerContext& ctx, TensorView y, TensorView x) const {
   const ArenaScope scope(ctx.scratch);
   Saved saved{ctx.push(ctx.keep, wide_.out()), {}};
-  wide_.forward(ctx, saved.wide, x);
-  project(ctx, y, hidden_of(ctx, saved));
+  const auto hidden = push_hidden(ctx, saved);
+  widen(ctx, saved, hidden, x);
+  project(ctx, y, hidden);
   return saved;
 }
 
 Mlp::Saved Mlp::remake_part(const LayerContext& ctx, TensorView x) const {
   Saved saved{ctx.push(ctx.keep, wide_.out()), {}};
-  wide_.forward(ctx, saved.wide, x);
-  hidden_of(ctx, saved);
+  widen(ctx, saved, push_hidden(ctx, saved), x);
   return saved;
 }
 
 Mlp::Saved Mlp::forward(const LayerContext& ctx, TensorView y, TensorView x) const {
   const ArenaScope scope(ctx.scratch);
   Saved saved{ctx.push(ctx.keep, wide_.out()), {}};
+  const auto hidden = push_hidden(ctx, saved);
   {
     const ArenaScope gathered(ctx.scratch);
-    wide_.forward(ctx, saved.wide, ctx.tensor.gather(ctx.scratch, x));
+    widen(ctx, saved, hidden, ctx.tensor.gather(ctx.scratch, x));
   }
-  const auto hidden = hidden_of(ctx, saved);
   const auto partial = ctx.tensor.partial(ctx.scratch, y);
   project(ctx, partial, hidden);
   ctx.tensor.reduce(y, partial);
@@ -66,19 +78,19 @@ Mlp::Saved Mlp::remake(const LayerContext& ctx, TensorView x) const {
 void Mlp::backward_hidden(const LayerContext& ctx, TensorView d_wide, TensorView dy,
                           const Saved& saved) const {
   const ArenaScope scope(ctx.scratch);
-  const auto d_hidden = ctx.push(ctx.scratch, ffn());
+  const auto d_hidden = gated_ ? ctx.push(ctx.scratch, ffn()) : TensorView();
   auto hidden = saved.hidden;
   if (hidden.empty()) {
     hidden = ctx.push(ctx.scratch, ffn());
     activate(ctx, hidden, saved.wide);
   }
-  down_.backward(ctx, d_hidden, dy, hidden);
-  if (gated_) {
-    ctx.kernels.swiglu_backward(d_wide.slice(1, 0, ffn()), d_wide.slice(1, ffn(), ffn()), d_hidden,
-                                saved.wide.slice(1, 0, ffn()), saved.wide.slice(1, ffn(), ffn()));
-  } else {
-    ctx.kernels.gelu_backward(d_wide, d_hidden, saved.wide);
+  if (!gated_) {
+    down_.backward_gelu(ctx, d_wide, dy, hidden, saved.wide);
+    return;
   }
+  down_.backward(ctx, d_hidden, dy, hidden);
+  ctx.kernels.swiglu_backward(d_wide.slice(1, 0, ffn()), d_wide.slice(1, ffn(), ffn()), d_hidden,
+                              saved.wide.slice(1, 0, ffn()), saved.wide.slice(1, ffn(), ffn()));
 }
 
 void Mlp::backward_part(const LayerContext& ctx, TensorView dx, TensorView dy, TensorView x,

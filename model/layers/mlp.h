@@ -34,7 +34,8 @@ class Mlp {
  private:
   std::int64_t ffn() const { return down_.in(); }  // this tp rank's width
   void activate(const LayerContext& ctx, TensorView hidden, TensorView wide) const;
-  TensorView hidden_of(const LayerContext& ctx, Saved& saved) const;
+  TensorView push_hidden(const LayerContext& ctx, Saved& saved) const;
+  void widen(const LayerContext& ctx, const Saved& saved, TensorView hidden, TensorView x) const;
   void project(const LayerContext& ctx, TensorView y, TensorView hidden) const;
   void backward_hidden(const LayerContext& ctx, TensorView d_wide, TensorView dy,
                        const Saved& saved) const;

@@ -78,9 +78,9 @@ void GradReducer::sum_over(comm::Group& group, std::span<const TensorView> parts
   std::int64_t packed = 0;
   const auto flush = [&] {
     if (packed == 0) return;
-    const Buffer staging(static_cast<std::size_t>(packed) * dtype_size(params_.accumulator()),
-                         Buffer::Kind::kReal);
-    const TensorView all(staging.at(0), params_.accumulator(), {packed});
+    const auto bytes = static_cast<std::size_t>(packed) * dtype_size(params_.accumulator());
+    if (packed_.bytes() < bytes) packed_ = Buffer(bytes, Buffer::Kind::kReal, params_.device());
+    const TensorView all(packed_.at(0), params_.accumulator(), {packed}, params_.device());
     std::int64_t at = 0;
     const auto each = [&](auto move) {
       at = 0;

@@ -55,6 +55,7 @@ class GradReducer {
     comm::Pending pending;
   };
   std::deque<Flight> flights_;  // oldest first
+  Buffer packed_;               // small tensors on their way together
   Sabotage sabotage_;
 };
 

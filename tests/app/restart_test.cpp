@@ -113,7 +113,7 @@ std::vector<double> resumed_losses(const app::Deck& deck, Forget forget) {
     info.next_sample = first.next_sample();
     info.provenance = "{}";
     if (grid.root()) fs::create_directories(folder);
-    entry = io::save_checkpoint(grid.communicator(), folder, info, first.records());
+    entry = io::save_checkpoint(grid.communicator(), folder, info, first.records_to_save());
   }
   app::Trainer second(deck, grid);
   io::load_checkpoint(grid.communicator(), entry, second.records());

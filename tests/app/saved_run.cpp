@@ -71,7 +71,7 @@ Half run_half(const app::Deck& deck, int ranks, const fs::path& folder, const fs
     info.step = trainer.completed();
     info.next_sample = trainer.next_sample();
     info.provenance = "{}";
-    half.entry = io::save_checkpoint(part, folder, info, trainer.records());
+    half.entry = io::save_checkpoint(part, folder, info, trainer.records_to_save());
     for (std::int64_t i = 0; i < steps_after(deck.run.precision); ++i)
       half.losses.push_back(trainer.step().loss);
   }

@@ -124,7 +124,7 @@ TEST(SchemaChecks, run_names_stay_below_runs) {
 
 TEST(SchemaChecks, features_of_later_versions_are_refused_by_name) {
   for (const char* asked :
-       {"pipeline.schedule=zero_bubble", "run.device=cuda", "run.wall_limit=60", "run.watchdog=60",
+       {"pipeline.schedule=zero_bubble", "run.wall_limit=60", "run.watchdog=60",
         "run.replica_check=10", "train.spike_sigma=6", "checkpoint.keep_every=5",
         "checkpoint.async=true", "checkpoint.verify=true", "checkpoint.override=seed",
         "generate.prompts=p.txt", "plan.nodes=2"}) {

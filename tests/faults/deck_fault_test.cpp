@@ -138,7 +138,7 @@ TEST_F(DeckFaults, grids_that_do_not_fit_are_refused_on_a_login_node) {
   expect_refused(run("check d.toml grid.ep=2"), "grid.ep: 2 ranks share out a block's experts");
   expect_refused(run("check d.toml grid.cp=3"),
                  "grid.cp: context.method = \"ring\" needs train.seq");
-  expect_refused(run("check d.toml run.device=cuda"), "this version supports only");
+  expect_refused(run("train d.toml run.device=cuda"), "run.device: \"cuda\" needs a GPU");
   expect_refused(run("check d.toml grid.tp=3"), "legal for this model: 1, 2, 4");
   expect_refused(run("check d.toml grid.pp=3"), "grid.pp: 3 stages need a layer each");
   expect_refused(run("check d.toml grid.pp=4096 model.layers=16384 train.global_batch=1048576"),

@@ -151,8 +151,10 @@ std::int64_t attention_backward(const Sizes& s, bool selective) {
 
 // -- feed-forward, dense and with experts -------------------------------------------------------
 
+// SwiGLU's gradient has an intermediate, GELU's is made in place; what was dropped is made again.
 std::int64_t mlp_backward(const Sizes& s, bool selective) {
-  return s.wide() + std::max((selective ? 2 : 1) * s.hidden() + s.whole(), 2 * s.whole());
+  const int hiddens = (s.w > s.F ? 1 : 0) + (selective ? 1 : 0);
+  return s.wide() + std::max(hiddens * s.hidden() + s.whole(), 2 * s.whole());
 }
 
 std::int64_t sent(const Sizes& s) {
@@ -199,8 +201,8 @@ std::int64_t experts_forward(const Sizes& s, bool selective) {
 }
 
 std::int64_t experts_backward(const Sizes& s, bool selective) {
-  const int hiddens = selective ? 2 : 1;
-  const auto shared = pad(s.N * shared_width(s) * s.e) + hiddens * pad(s.N * s.shared * s.e);
+  const int hiddens = selective ? 2 : 1, of_shared = (s.wx > s.X ? 1 : 0) + (selective ? 1 : 0);
+  const auto shared = pad(s.N * shared_width(s) * s.e) + of_shared * pad(s.N * s.shared * s.e);
   const auto products = pad(s.arrived * s.wx * s.e) + hiddens * pad(s.arrived * s.X * s.e);
   const auto rows = sent(s) + (s.ep > 1 ? arrived(s) : 0) + std::max(products, sorted(s));
   const auto router = 3 * pad(s.N * s.E * s.a);

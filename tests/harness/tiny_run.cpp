@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <span>
 
+#include "app/device.h"
 #include "app/gather_tensor.h"
 #include "comm/random.h"
 
@@ -154,12 +155,13 @@ std::map<std::string, std::vector<double>> gather(comm::ProcessGrid& grid,
 
 std::map<std::string, std::vector<double>> logical_state(comm::ProcessGrid& grid,
                                                          app::Trainer& trainer) {
-  return gather(grid, trainer.records());
+  return gather(grid, trainer.records_to_save());
 }
 
 Trace train(const comm::Communicator& world, const app::Deck& deck, std::int64_t steps,
             const model::Sabotage& sabotage) {
-  comm::ProcessGrid grid(world, app::grid_of(deck, world.size()));
+  const auto gpu = app::open_gpu(deck, world);
+  comm::ProcessGrid grid(world, app::grid_of(deck, world.size()), gpu.get());
   app::Trainer trainer(deck, grid);
   trainer.set_sabotage(sabotage);
   Trace trace;

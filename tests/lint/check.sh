@@ -26,7 +26,7 @@ awk '
     library("^omp\\.h$", "^(model/kernels/cpu/|app/prepare)", "model/kernels/cpu/, app/prepare*")
     library("^toml\\+\\+/", "^io/deck[^/]*\\.cpp$", "io/deck*.cpp")
     library("^CLI/", "^app/cli[^/]*\\.cpp$", "app/cli*.cpp")
-    library("^(cuda|cublas|cudnn|nccl|nvtx|driver_types)", "^(comm/cuda|model/kernels/cuda)/",
+    library("^(cuda|cublas|cudnn|nccl|nvtx3/|driver_types)", "^(comm/cuda|model/kernels/cuda)/",
             "comm/cuda/, model/kernels/cuda/")
     legal["comm"] = " comm "
     legal["model"] = " model comm "

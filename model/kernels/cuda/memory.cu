@@ -130,7 +130,7 @@ void CudaKernels::copy(TensorView to, TensorView from) {
     PG_ASSERT(to.contiguous() && from.contiguous() && to.dtype() == from.dtype(), "to {} from {}",
               to.text(), from.text());
     PG_CUDA(cudaMemcpyAsync(to.raw(), from.raw(), to.bytes(), cudaMemcpyDefault, stream_));
-    PG_CUDA(cudaStreamSynchronize(stream_));
+    if (to.device() == Device::kCpu) PG_CUDA(cudaStreamSynchronize(stream_));
     return;
   }
   require_cuda(to);

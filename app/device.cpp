@@ -1,0 +1,43 @@
+#include "app/device.h"
+
+#include <vector>
+
+#include "comm/agree.h"
+#include "comm/group.h"
+#include "comm/mpi_session.h"
+
+namespace pg::app {
+
+std::unique_ptr<comm::Gpu> open_gpu(const Deck& deck, const comm::Communicator& world) {
+  if (deck.run.device == "cpu") return nullptr;
+  const auto all = comm::make_mpi_group(world, "device");
+  const auto missing = comm::gpu_missing();
+  const auto answers = comm::all_gather(
+      *all, missing.empty() ? "" : fmt::format("{}: {}", comm::host_name(), missing));
+  std::size_t without = 0;
+  std::string first;
+  for (const auto& answer : answers) {
+    if (answer.empty()) continue;
+    if (first.empty()) first = answer;
+    ++without;
+  }
+  const bool asked = deck.run.device == "cuda";
+  if (without == answers.size() && !asked) return nullptr;
+  if (without > 0) {
+    throw Error(ExitCode::kDeck,
+                fmt::format("run.device: \"{}\" needs a GPU on every rank, and {} of {} have none "
+                            "they can use; {} (legal: \"cpu\"{})",
+                            deck.run.device, without, answers.size(), first,
+                            asked ? ", or \"auto\", which takes GPUs where there are any" : ""),
+                world.size());
+  }
+  const auto node = comm::make_mpi_group(world.split_by_host(), "node");
+  std::unique_ptr<comm::Gpu> gpu;
+  comm::together(*all, [&] {
+    // A batch system that binds each rank to its own GPU shows one to each.
+    gpu = std::make_unique<comm::Gpu>(node->rank() % comm::gpu_count());
+  });
+  return gpu;
+}
+
+}  // namespace pg::app
