@@ -87,6 +87,7 @@ app::Deck base_deck(const fs::path& tokens, DType precision) {
   deck.train.steps = 40;
   deck.train.seq = 12;
   deck.train.global_batch = 24;
+  deck.run.device = "cpu";
   deck.train.micro_batch = 2;
   deck.train.eval_batches = 2;
   deck.optimizer.kind = "adamw";

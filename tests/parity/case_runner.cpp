@@ -27,7 +27,9 @@ const std::filesystem::path& CaseRunner::tokens(const MatrixCase& c) const {
 }
 
 app::Deck CaseRunner::deck(const MatrixCase& c, DType type) const {
-  return c.deck(tokens(c), type);
+  auto deck = c.deck(tokens(c), type);
+  deck.run.device = device_;
+  return deck;
 }
 
 const Trace& CaseRunner::reference(const MatrixCase& c, DType type) {

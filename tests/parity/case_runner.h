@@ -22,6 +22,8 @@ class CaseRunner {
   // Token files named after `name`, made now. Collective over MPI_COMM_WORLD, as all that follows.
   explicit CaseRunner(const std::string& name, std::int64_t steps = 10);
 
+  // Where the grids compute from now on, "cpu" or "cuda"; references are the CPU's.
+  void set_device(const std::string& device) { device_ = device; }
   std::int64_t steps() const { return steps_; }
   // One document, or many of one to ten tokens where the case masks them.
   const std::filesystem::path& tokens(const MatrixCase& c) const;
@@ -44,6 +46,7 @@ class CaseRunner {
 
  private:
   std::int64_t steps_;
+  std::string device_ = "cpu";
   std::filesystem::path tokens_, documents_;
   std::map<std::string, Trace> references_;
 };

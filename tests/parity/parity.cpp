@@ -8,6 +8,7 @@
 namespace pg::testing {
 
 Trace one_rank(app::Deck deck, std::int64_t steps) {
+  deck.run.device = "cpu";
   deck.grid = {};
   deck.pipeline = {};
   deck.context = {};

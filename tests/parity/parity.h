@@ -42,7 +42,7 @@ RunError error_of(const Trace& trace, const Trace& exact);
 // Collective, as compare: that of `deck` on the first `ranks` ranks.
 RunError error_on_grid(const app::Deck& deck, int ranks, const Trace& exact);
 
-// The reference: the deck on one rank.
+// The reference: the deck on one rank, on the CPU.
 Trace one_rank(app::Deck deck, std::int64_t steps);
 
 }  // namespace pg::testing

@@ -1,0 +1,106 @@
+// The parity matrix with grids that compute on GPUs, against one rank on the CPU: the same bounds
+// (parity_test.cpp), since fp64 sums differ between the backends as they do between grids.
+//
+// Built for the simulated GPU, where a part of the lists runs, and for a real one, which runs all of
+// them: ranks then share it, and messages go through pinned memory.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "comm/gpu.h"
+#include "parity/axes.h"
+#include "parity/case_runner.h"
+
+namespace pg::testing {
+namespace {
+
+using model::ContextMethod;
+using model::Recompute;
+using model::ScheduleKind;
+
+bool simulated() {
+  return comm::Gpu(0).info().name == "simulated GPU";
+}
+
+// A list as it is, or on the simulated GPU, which is slow, every n-th of it.
+std::vector<MatrixCase> share(const std::vector<MatrixCase>& all, std::size_t n) {
+  if (!simulated()) return all;
+  std::vector<MatrixCase> some;
+  for (std::size_t i = n / 2; i < all.size(); i += n) some.push_back(all[i]);
+  return some;
+}
+
+CaseRunner make_runner(const std::string& name) {
+  CaseRunner runner(name, simulated() ? 2 : 10);
+  runner.set_device("cuda");
+  return runner;
+}
+
+int ranks() {
+  return comm::Communicator::world().size();
+}
+
+// What each feature of a model asks of the kernels, on one rank: everything but messages.
+std::vector<MatrixCase> one_rank_cases() {
+  std::vector<MatrixCase> cases;
+  for (const auto style : {Style::kLlama, Style::kGpt2}) {
+    for (const auto feed : {Feed::kDense, Feed::kTopK, Feed::kTopKShared, Feed::kTopKCapacity,
+                            Feed::kSwitch, Feed::kBalanced, Feed::kExpertChoice}) {
+      cases.push_back(of_style(style, feed));
+    }
+    for (const auto mask : {Mask::kCausal, Mask::kWindow, Mask::kDocuments, Mask::kDocumentsWindow}) {
+      cases.push_back(with_mask(of_style(style), mask));
+    }
+    for (const auto mode : {Recompute::kSelective, Recompute::kFull}) {
+      cases.push_back(with_recompute(of_style(style), mode));
+    }
+  }
+  return cases;
+}
+
+TEST(DeviceParity, every_feature_on_one_rank) {
+  auto runner = make_runner("device_parity_one");
+  runner.expect_parity(one_rank_cases());
+}
+
+TEST(DeviceParity, dense_axes) {
+  if (ranks() == 1) return;
+  auto runner = make_runner("device_parity_dense");
+  runner.expect_parity(share(covering(all_cases(ranks())), 12));
+}
+
+TEST(DeviceParity, experts) {
+  if (ranks() == 1) return;
+  auto runner = make_runner("device_parity_experts");
+  runner.expect_parity(share(covering(expert_cases(ranks())), 12));
+}
+
+TEST(DeviceParity, parts_of_sequences) {
+  if (ranks() == 1) return;
+  auto runner = make_runner("device_parity_context");
+  runner.expect_parity(share(covering(context_cases(ranks())), 8));
+}
+
+// fp32's and bf16's own kernels, whose rounding is their own: a run's distance from fp64 is compared
+// with that of one rank on the CPU.
+TEST(DeviceParity, fp32_and_bf16) {
+  auto runner = make_runner("device_parity_precision");
+  std::vector<MatrixCase> cases{of_style(Style::kLlama), of_style(Style::kGpt2),
+                                of_style(Style::kLlama, Feed::kTopK)};
+  runner.expect_parity_in_fp32(cases);
+  if (ranks() > 1) cases = share(low_precision_axes(), 4);
+  if (ranks() == 1) runner.expect_as_close_in_bf16(cases);
+}
+
+// A sum that is left out must be found here too.
+TEST(DeviceParity, a_dropped_sum_is_found) {
+  if (ranks() < 2) return;
+  auto runner = make_runner("device_parity_control");
+  model::Sabotage drop;
+  drop.drop_replica_sum = true;
+  expect_found({{"the gradients' sum over dp", with_zero(of_style(Style::kLlama), 2, 0), drop}},
+               runner);
+}
+
+}  // namespace
+}  // namespace pg::testing
