@@ -127,7 +127,9 @@ __device__ void write_gradient(D* gradient, const A* x, std::int64_t n, A shift,
   // A run fills one pack of the narrower type and several of the other.
   constexpr int kRun = sizeof(D) < sizeof(A) ? Pack<D>::kSize : Pack<A>::kSize;
   constexpr int kIn = Pack<A>::kSize, kOut = Pack<D>::kSize;
-  constexpr int kBatch = kRun * sizeof(A) >= 64 ? 1 : 64 / (kRun * sizeof(A));
+  // 64 bytes on their way at once; 32 in fp64, whose exponentials need the registers.
+  constexpr int kBytes = sizeof(A) == 8 ? 32 : 64, kRunBytes = kRun * static_cast<int>(sizeof(A));
+  constexpr int kBatch = kRunBytes >= kBytes ? 1 : kBytes / kRunBytes;
   const std::int64_t step = std::int64_t{blockDim.x} * kRun;
   for (std::int64_t first = threadIdx.x * std::int64_t{kRun}; first < n; first += kBatch * step) {
     Pack<A> in[kBatch][kRun / kIn];

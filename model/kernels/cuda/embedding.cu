@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "model/kernels/cuda/cuda_kernels.h"
-#include "model/kernels/cuda/moe_pieces.cuh"
+#include "model/kernels/cuda/pieces.cuh"
 #include "model/kernels/cuda/rows.cuh"
 #include "model/kernels/cuda/views.cuh"
 

@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "model/kernels/cuda/cuda_kernels.h"
-#include "model/kernels/cuda/moe_pieces.cuh"
 #include "model/kernels/cuda/moe_views.cuh"
+#include "model/kernels/cuda/pieces.cuh"
 
 namespace pg::model {
 

@@ -47,7 +47,7 @@ struct Side {
   static constexpr int kPerRow = (kTermsAdjoin ? kDepth : kSide) / kSize;
   static_assert((kTermsAdjoin ? kDepth : kSide) % kSize == 0);
 
-  Pack<T> pack[kCount];
+  Pack<T> pack[kCount] = {};
 
   // Where memory's rows hold terms, neighbouring lanes store different terms of few columns: moving
   // each row of shared memory by some groups of four spreads them over the banks.

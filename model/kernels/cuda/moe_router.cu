@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "model/kernels/cuda/cuda_kernels.h"
-#include "model/kernels/cuda/moe_pieces.cuh"
 #include "model/kernels/cuda/moe_views.cuh"
+#include "model/kernels/cuda/pieces.cuh"
 
 namespace pg::model {
 
