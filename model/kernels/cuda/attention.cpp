@@ -11,8 +11,8 @@ namespace pg::model {
 namespace cuda {
 namespace {
 
-bool tensor_cores_take(DType type, std::int64_t size) {
-  return type == DType::kBF16 && size <= kMostTensorCoreHead;
+bool tensor_cores_take(const TensorView& q, const AttentionShape& shape) {
+  return q.dtype() == DType::kBF16 && q.dim(3) <= kMostTensorCoreHead && shape.scale > 0.0;
 }
 
 // cuDNN moves 16 bytes at a time.
@@ -61,9 +61,12 @@ std::string CudaAttention::choice(DType type, std::int64_t sequences, std::int64
   some.rate = dropout ? 0.5 : 0.0;
   auto reason = cudnn_refuses(q, q, k, k, shape, some);
   if (reason.empty() && !cudnn_) reason = "no cuDNN";
-  if (reason.empty()) reason = cudnn_->refuses({q, lse, q, k, k, shape, some});
+  if (reason.empty()) reason = cudnn_->refuses(ForwardOperands{q, lse, q, k, k, shape, some});
+  if (reason.empty()) {
+    reason = cudnn_->refuses(BackwardOperands{q, k, k, q, q, k, k, q, lse, shape, some, false});
+  }
   if (reason.empty()) return "cuDNN " + cudnn_->version();
-  return fmt::format("own {} ({})", tensor_cores_take(type, size) ? "tensor-core kernel" : "kernel",
+  return fmt::format("own {} ({})", tensor_cores_take(q, shape) ? "tensor-core kernel" : "kernel",
                      reason);
 }
 
@@ -71,7 +74,7 @@ void CudaAttention::forward(const ForwardOperands& call, Workspace& workspace) {
   if (cudnn_ && takes(call.o, call.q, call.k, call.v, call.shape, call.dropout) &&
       cudnn_->refuses(call).empty()) {
     cudnn_->forward(call, workspace);
-  } else if (tensor_cores_take(call.q.dtype(), call.q.dim(3))) {
+  } else if (tensor_cores_take(call.q, call.shape)) {
     attention_forward_tensor_cores(call, workspace, gpu_.compute());
   } else {
     attention_forward_tiles(call, workspace, gpu_.compute());
@@ -85,10 +88,9 @@ void CudaAttention::backward(const BackwardOperands& call, Workspace& workspace)
   for (const auto& x : {call.dq, call.dk, call.dv}) {
     cudnn = cudnn && x.dtype() == DType::kBF16 && whole_packs(x);
   }
-  if (cudnn && cudnn_->refuses({call.o, call.lse, call.q, call.k, call.v, call.shape, call.dropout})
-                   .empty()) {
+  if (cudnn && cudnn_->refuses(call).empty()) {
     cudnn_->backward(call, workspace);
-  } else if (tensor_cores_take(call.q.dtype(), call.q.dim(3))) {
+  } else if (tensor_cores_take(call.q, call.shape)) {
     attention_backward_tensor_cores(call, workspace, gpu_.compute());
   } else {
     attention_backward_tiles(call, workspace, gpu_.compute());

@@ -129,8 +129,6 @@ __global__ void __launch_bounds__(BackwardTile<kDepth>::kThreads, 1)
       for (int e = 0; e < 2; ++e) {
         const int row = 8 * n + fragment_column() + e;
         const auto own = stats[stage * kMet + row];
-        Span seen{0, 0};
-        if (masked && query + row < query_end) seen = call.seen_by(task.b, query + row);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float &x = p[0][n][2 * half + e], &slope = ds[0][n][2 * half + e];
@@ -140,7 +138,22 @@ __global__ void __launch_bounds__(BackwardTile<kDepth>::kThreads, 1)
           if (kDrops) keep = call.keep<float>(task.b, h, query + row, at_key);
           x = probability * keep;
           slope = probability * (slope * keep - own.delta);
-          if (masked && !seen.holds(at_key)) x = slope = 0.0f;
+        }
+      }
+    }
+    if (masked) {
+#pragma unroll
+      for (int n = 0; n < kMet / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int at_query = query + 8 * n + fragment_column() + e;
+          const Span seen = at_query < query_end ? call.seen_by(task.b, at_query) : Span{0, 0};
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            if (!seen.holds(warp_key + 8 * half + fragment_row())) {
+              p[0][n][2 * half + e] = ds[0][n][2 * half + e] = 0.0f;
+            }
+          }
         }
       }
     }
@@ -172,11 +185,9 @@ __global__ void __launch_bounds__(BackwardTile<kDepth>::kThreads, 1)
   const float scale = static_cast<float>(call.scale) * kLog2E;
   const Span all = call.seen_by_some(task.b, first, end);
   const Span every = call.seen_by_every(task.b, first, end);
-  Span seen[2];
   RowStats<float> own[2];
   for (int half = 0; half < 2; ++half) {
     const int query = warp_first + 8 * half + fragment_row();
-    seen[half] = query < end ? call.seen_by(task.b, query) : Span{0, 0};
     own[half] = in.stats_of(task.b, task.h)[query];  // padded to whole tiles
   }
   float sums[1][kDepth / 8][4];
@@ -225,7 +236,20 @@ __global__ void __launch_bounds__(BackwardTile<kDepth>::kThreads, 1)
           float& slope = ds[0][n][2 * half + e];
           const float probability = exp2_fast(p[0][n][2 * half + e] * scale - own[half].lse);
           slope = probability * (slope * (e == 0 ? keep.x : keep.y) - own[half].delta);
-          if (masked && !seen[half].holds(at_key + e)) slope = 0.0f;
+        }
+      }
+    }
+    if (masked) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int query = warp_first + 8 * half + fragment_row();
+        const Span seen = query < end ? call.seen_by(task.b, query) : Span{0, 0};
+#pragma unroll
+        for (int n = 0; n < kMet / 8; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            if (!seen.holds(key + 8 * n + fragment_column() + e)) ds[0][n][2 * half + e] = 0.0f;
+          }
         }
       }
     }

@@ -1,7 +1,7 @@
 // Forward attention in bf16 by tensor cores (Dao 2023, FlashAttention-2): a block of four warps
 // owns 128 queries, each warp 32 of them, so that a matrix of keys or values read from shared
 // memory serves two products. While a tile of 64 keys is worked on, the next one is on its way.
-// Scores live in the exponent of two.
+// Probabilities are powers of two: scores are scaled, by a positive number, in the exponent.
 #include <limits>
 
 #include "model/kernels/cuda/attention_mma.cuh"
@@ -47,12 +47,12 @@ __global__ void __launch_bounds__(ForwardTile<kDepth>::kThreads, kDepth <= 128 ?
   const auto query_of = [&](int m, int half) {
     return warp_first + 16 * m + 8 * half + fragment_row();
   };
-  Span seen[kM][2];
+  const auto seen_by = [&](int query) {
+    return query < end ? call.seen_by(task.b, query) : Span{0, 0};
+  };
   float top[kM][2], sum[kM][2], out[kM][kDepth / 8][4];
   for (int m = 0; m < kM; ++m) {
     for (int half = 0; half < 2; ++half) {
-      const int query = query_of(m, half);
-      seen[m][half] = query < end ? call.seen_by(task.b, query) : Span{0, 0};
       top[m][half] = kHidden;
       sum[m][half] = 0.0f;
     }
@@ -88,35 +88,37 @@ __global__ void __launch_bounds__(ForwardTile<kDepth>::kThreads, kDepth <= 128 ?
     for (int m = 0; m < kM; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        if (masked) {
+          const Span seen = seen_by(query_of(m, half));
+#pragma unroll
+          for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              if (!seen.holds(key + 8 * n + fragment_column() + e)) s[m][n][2 * half + e] = kHidden;
+            }
+          }
+        }
+        // fmaxf passes NaN by: the exponential brings it back.
         float newest = top[m][half];
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-          for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            float& x = s[m][n][i];
-            x *= scale;
-            if (masked && !seen[m][half].holds(key + 8 * n + fragment_column() + i % 2)) {
-              x = kHidden;
-            }
-            newest = x > newest ? x : newest;
-          }
+          newest = fmaxf(newest, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
         }
 #pragma unroll
         for (int lane = 2; lane > 0; lane /= 2) {
-          const float other = __shfl_xor_sync(0xFFFFFFFFu, newest, lane);
-          newest = other > newest ? other : newest;
+          newest = fmaxf(newest, __shfl_xor_sync(0xFFFFFFFFu, newest, lane));
         }
         // A query that has seen no key yet: any offset will do, but not infinity minus infinity.
-        const float offset = newest == kHidden ? 0.0f : newest;
-        const float change = exp2_fast(top[m][half] - offset);
+        const float offset = newest == kHidden ? 0.0f : newest * scale;
+        const float change = exp2_fast(top[m][half] * scale - offset);
         top[m][half] = newest;
         // A lane's own share: the row's sum is made at the end.
         float part = 0.0f;
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n) {
           float &x = s[m][n][2 * half], &y = s[m][n][2 * half + 1];
-          x = exp2_fast(x - offset);
-          y = exp2_fast(y - offset);
+          x = exp2_fast(x * scale - offset);
+          y = exp2_fast(y * scale - offset);
           part += x + y;
           if (kDrops) {
             const auto keep =
@@ -147,7 +149,7 @@ __global__ void __launch_bounds__(ForwardTile<kDepth>::kThreads, kDepth <= 128 ?
       }
       const int query = query_of(m, half);
       if (query >= end) continue;
-      const bool none = seen[m][half].size() <= 0;
+      const bool none = seen_by(query).size() <= 0;
       // Only infinite operands make every score minus infinity: not to be taken for "sees none".
       if (total == 0.0f) total = std::numeric_limits<float>::quiet_NaN();
       const float factor = 1.0f / total;
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(ForwardTile<kDepth>::kThreads, kDepth <= 128 ?
       }
       if (fragment_column() == 0) {
         lse[task.b * lse_sequence + task.h * lse_head + query] =
-            none ? kHidden : top[m][half] * kLn2 + logf(total);
+            none ? kHidden : top[m][half] * scale * kLn2 + logf(total);
       }
     }
   }

@@ -1,5 +1,5 @@
-// Our own attention kernels, as attention.cpp calls them: operands are checked. tensor-core ones
-// take bf16 heads of up to kMostTensorCoreHead, the others everything.
+// Our own attention kernels, as attention.cpp calls them: operands are checked. Those for tensor
+// cores take bf16 heads of up to kMostTensorCoreHead and a positive scale, the others everything.
 #pragma once
 
 #include "comm/gpu.h"

@@ -34,20 +34,20 @@ template <int kRows, int kDepth, int kThreads>
 __device__ __forceinline__ void load_rows(bf16* to, Rows<bf16> rows, int first, Span there,
                                           int size) {
   constexpr int kPacks = kDepth / 8;
+  if (rows.packs) {
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kThreads) {
-    const int r = i / kPacks, c = i % kPacks * 8;
-    bf16* target = to + r * kRowPitch<kDepth> + c;
-    const bool valid = there.holds(first + r) && c < size;
-    if (rows.packs) {
-      copy_async(target, valid ? rows.at(first + r) + c : rows.data, valid);
-    } else {
-      Pack<bf16> pack;
-      for (int e = 0; e < 8; ++e) {
-        pack.at[e] = valid && c + e < size ? rows.at(first + r)[c + e] : bf16(0.0f);
-      }
-      store_pack(target, pack);
+    for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kThreads) {
+      const int r = i / kPacks, c = i % kPacks * 8;
+      const bool valid = there.holds(first + r) && c < size;
+      copy_async(to + r * kRowPitch<kDepth> + c, valid ? rows.at(first + r) + c : rows.data, valid);
     }
+    return;
+  }
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * kDepth; i += kThreads) {
+    const int r = i / kDepth, c = i % kDepth;
+    const bool valid = there.holds(first + r) && c < size;
+    to[r * kRowPitch<kDepth> + c] = valid ? rows.at(first + r)[c] : bf16(0.0f);
   }
 }
 
