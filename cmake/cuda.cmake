@@ -41,6 +41,57 @@ if(PG_CUDA STREQUAL "AUTO" OR PG_CUDA)
   endif()
 endif()
 
+# Attention by cuDNN's graphs (PG_CUDNN=AUTO: where CUDA, cuDNN and its frontend's headers are),
+# always (ON), or by our own kernels alone (OFF).
+set(PG_CUDNN AUTO CACHE STRING "Attention by cuDNN: AUTO (where it is), ON or OFF")
+set_property(CACHE PG_CUDNN PROPERTY STRINGS AUTO ON OFF)
+set(CUDNN_FRONTEND_DIR "" CACHE PATH "Where cudnn_frontend.h is, itself or in include/")
+set(pg_cudnn_found FALSE)
+if(PG_CUDNN STREQUAL "AUTO" OR PG_CUDNN)
+  set(pg_cudnn_missing "")
+  if(NOT pg_cuda_found)
+    string(APPEND pg_cudnn_missing "  CUDA\n")
+  endif()
+  find_path(CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDNN_ROOT} ENV CUDNN_ROOT
+    ${CUDAToolkit_INCLUDE_DIRS} PATH_SUFFIXES include)
+  find_library(CUDNN_LIBRARY cudnn HINTS ${CUDNN_ROOT} ENV CUDNN_ROOT ${CUDAToolkit_LIBRARY_DIR}
+    PATH_SUFFIXES lib lib64)
+  set(pg_cudnn_major 0)
+  if(CUDNN_INCLUDE_DIR)
+    file(STRINGS ${CUDNN_INCLUDE_DIR}/cudnn_version.h pg_cudnn_major REGEX "define CUDNN_MAJOR")
+    string(REGEX REPLACE "[^0-9]" "" pg_cudnn_major "${pg_cudnn_major}")
+  endif()
+  if(NOT CUDNN_LIBRARY OR pg_cudnn_major LESS 9)
+    string(APPEND pg_cudnn_missing "  cuDNN 9 or later: load its module, or set CUDNN_ROOT\n")
+  endif()
+  # The Python package nvidia-cudnn-frontend carries the headers: installed for Python itself, or
+  # by scripts/install-deps.sh in build/.
+  find_path(CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h HINTS ${CUDNN_FRONTEND_DIR}
+    ENV CUDNN_FRONTEND_DIR ${CMAKE_SOURCE_DIR}/build/cudnn-frontend ${CUDNN_INCLUDE_DIR}
+    PATH_SUFFIXES include)
+  if(NOT CUDNN_FRONTEND_INCLUDE_DIR)
+    find_program(PG_PYTHON NAMES python3 python)
+    mark_as_advanced(PG_PYTHON)
+    if(PG_PYTHON)
+      execute_process(COMMAND ${PG_PYTHON} -c
+        "from importlib import metadata as m; print(*[f.locate().parent for f in m.files('nvidia-cudnn-frontend') if f.name == 'cudnn_frontend.h'][:1])"
+        OUTPUT_VARIABLE pg_frontend OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+      find_path(CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h HINTS ${pg_frontend})
+    endif()
+  endif()
+  if(NOT CUDNN_FRONTEND_INCLUDE_DIR)
+    string(APPEND pg_cudnn_missing "  cudnn_frontend.h (github.com/NVIDIA/cudnn-frontend, or the "
+      "Python package nvidia-cudnn-frontend): set CUDNN_FRONTEND_DIR\n")
+  endif()
+  if(pg_cudnn_missing STREQUAL "")
+    set(pg_cudnn_found TRUE)
+  elseif(NOT PG_CUDNN STREQUAL "AUTO")
+    message(FATAL_ERROR "PG_CUDNN=ON, but not found:\n${pg_cudnn_missing}")
+  elseif(pg_cuda_found)
+    message(STATUS "Attention on the GPU by our own kernels alone; not found:\n${pg_cudnn_missing}")
+  endif()
+endif()
+
 # Without a GPU: also what the tests link, which need none.
 file(GLOB pg_no_gpu_sources CONFIGURE_DEPENDS
   ${CMAKE_SOURCE_DIR}/comm/no_gpu/*.cpp ${CMAKE_SOURCE_DIR}/model/kernels/no_gpu/*.cpp)
@@ -52,6 +103,12 @@ if(pg_cuda_found)
   file(GLOB pg_cuda_sources CONFIGURE_DEPENDS
     ${CMAKE_SOURCE_DIR}/comm/cuda/*.cpp ${CMAKE_SOURCE_DIR}/model/kernels/cuda/*.cpp
     ${CMAKE_SOURCE_DIR}/model/kernels/cuda/*.cu)
+  if(pg_cudnn_found)
+    message(STATUS "Attention by cuDNN in ${CUDNN_LIBRARY}, frontend in ${CUDNN_FRONTEND_INCLUDE_DIR}")
+    list(FILTER pg_cuda_sources EXCLUDE REGEX "/no_cudnn_")
+  else()
+    list(FILTER pg_cuda_sources EXCLUDE REGEX "/cudnn_")
+  endif()
   add_library(pg_cuda OBJECT ${pg_cuda_sources})
   set_target_properties(pg_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
   # Kernels use constexpr functions of comm/dtype.h.
@@ -63,6 +120,11 @@ if(pg_cuda_found)
   target_include_directories(pg_cuda SYSTEM PUBLIC ${NCCL_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(pg_cuda PUBLIC pentagrid_core CUDA::cudart_static CUDA::cublasLt
     ${NCCL_LIBRARY})
+  if(pg_cudnn_found)
+    target_include_directories(pg_cuda SYSTEM PRIVATE ${CUDNN_INCLUDE_DIR}
+      ${CUDNN_FRONTEND_INCLUDE_DIR})
+    target_link_libraries(pg_cuda PUBLIC ${CUDNN_LIBRARY})
+  endif()
   add_library(pg_gpu ALIAS pg_cuda)
 else()
   add_library(pg_gpu ALIAS pg_no_gpu)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# scripts/install-deps.sh [build] [run] [test] [lint]
+# scripts/install-deps.sh [build] [run] [test] [lint] [cuda]
 # Installs the Debian/Ubuntu packages of these groups that are missing, as root or through sudo;
+# `cuda` is none of them: where nvcc is it puts the headers of cuDNN's frontend into build/.
 # when none is missing it only asks dpkg, which takes no network and a few hundredths of a second.
 # Where it cannot install, it prints the command, and what a cluster's modules must bring instead.
 # PG_DEPS=none skips all this: CMake then looks for everything and says what it misses.
@@ -26,8 +27,28 @@ if [[ ${PG_DEPS:-} == none ]]; then
   exit 0
 fi
 
+# CUDA itself comes from the system. Without these headers attention runs by our own kernels.
+cudnn_frontend() {
+  local folder=build/cudnn-frontend
+  command -v nvcc >/dev/null || [[ -n ${CUDACXX:-} || -x /usr/local/cuda/bin/nvcc ]] || return 0
+  local python='from importlib import metadata as m
+assert any(f.name == "cudnn_frontend.h" for f in m.files("nvidia-cudnn-frontend"))'
+  if [[ -e $folder/include/cudnn_frontend.h || -e /usr/include/cudnn_frontend.h ||
+    -n ${CUDNN_FRONTEND_DIR:-} ]] || python3 -c "$python" 2>/dev/null; then
+    return 0
+  fi
+  step packages "cuDNN's frontend headers into $folder"
+  quietly build/deps-cuda.log python3 -m pip install --no-deps --target "$folder" \
+    nvidia-cudnn-frontend || step packages "none: attention will run by our own kernels alone"
+}
+
 packages=()
+groups=()
 for group in "${@:-build}"; do
+  if [[ $group == cuda ]]; then cudnn_frontend; else groups+=("$group"); fi
+done
+if ((${#groups[@]} == 0)); then exit 0; fi
+for group in "${groups[@]}"; do
   [[ $group =~ ^(build|run|test|lint)$ ]] || die "no package group '$group'"
   declare -n list="${group}_packages"
   # The kernel's documentation is only the default text.
