@@ -109,20 +109,31 @@ TEST(CudaLinear, whole_numbers_come_out_exactly) {
       // Rows lie further apart than they are wide: evenly, or such that no 16 bytes are aligned.
       for (const std::int64_t at : {0, 8, 3}) {
         Mirror x(type, {s.n, s.in + 16}), w(type, {s.out, s.in + 16}), bias(type, {s.out + 1});
-        Mirror y(type, {s.n, s.out + 16}), dy(type, {s.n, s.out + 16}), dx(type, {s.n, s.in + 16});
-        Mirror dw(sum_type, {s.out, s.in + 16}), dbias(sum_type, {s.out});
+        Mirror dy(type, {s.n, s.out + 16});
+        Mirror y(type, {s.n, s.out}), dx(type, {s.n, s.in}), dw(sum_type, {s.out, s.in});
+        Mirror dbias(sum_type, {s.out});
         x.whole("x", -4, 4), w.whole("w", -4, 4), bias.whole("bias", -9, 9);
         dy.whole("dy", -4, 4), dw.whole("dw", -99, 99), dbias.whole("db", -99, 99);
         const auto in = [&](TensorView v) { return v.slice(1, at, s.in); };
         const auto out = [&](TensorView v) { return v.slice(1, at, s.out); };
-        const auto run = [&](Kernels& k, auto side) {
-          k.linear_forward(out(side(y)), in(side(x)), in(side(w)),
-                           side(bias).slice(0, at == 3 ? 1 : 0, s.out));
-          k.linear_backward_input(in(side(dx)), out(side(dy)), in(side(w)), false);
-          k.linear_backward_weight(in(side(dw)), side(dbias), out(side(dy)), in(side(x)));
-        };
-        run(*both.cpu, [](const Mirror& m) { return m.host(); });
-        run(*both.cuda, [](const Mirror& m) { return m.device(); });
+        const std::int64_t first_bias = at == 3 ? 1 : 0;
+        both.cpu->linear_forward(y.host(), in(x.host()), in(w.host()),
+                                 bias.host().slice(0, first_bias, s.out));
+        both.cpu->linear_backward_input(dx.host(), out(dy.host()), in(w.host()), false);
+        both.cpu->linear_backward_weight(dw.host(), dbias.host(), out(dy.host()), in(x.host()));
+        // On the GPU results may be strided, too.
+        Mirror wide_y(type, {s.n, s.out + 16}), wide_dx(type, {s.n, s.in + 16});
+        Mirror wide_dw(sum_type, {s.out, s.in + 16});
+        const auto wide = [](const Mirror& m) { return m.device(); };
+        both.cuda->copy(in(wide(wide_dw)), dw.device());
+        both.cuda->linear_forward(out(wide(wide_y)), in(wide(x)), in(wide(w)),
+                                  bias.device().slice(0, first_bias, s.out));
+        both.cuda->linear_backward_input(in(wide(wide_dx)), out(wide(dy)), in(wide(w)), false);
+        both.cuda->linear_backward_weight(in(wide(wide_dw)), dbias.device(), out(wide(dy)),
+                                          in(wide(x)));
+        both.cuda->copy(y.device(), out(wide(wide_y)));
+        both.cuda->copy(dx.device(), in(wide(wide_dx)));
+        both.cuda->copy(dw.device(), in(wide(wide_dw)));
         for (const Mirror* m : {&y, &dx, &dw, &dbias}) {
           EXPECT_TRUE(same(*m)) << text(type, s) << " at " << at << " " << m->host().text();
         }
@@ -160,8 +171,8 @@ TEST(CudaLinear, no_rows_are_no_work) {
 }
 
 // gelu's slope is at most 1.13 (at sqrt(2)): so much of the errors of its argument arrives. The
-// GPU's epilogue takes the sum itself, the CPU what is stored of it; and its tanh may have 11 bits,
-// which half the argument, rounded to eps = 2^-9, covers.
+// GPU's epilogue takes the sum itself, the CPU what is stored of it: one rounding of h. A tanh of
+// 11 bits, which the epilogue may have, is off by 2^-12 h, which the other rounding of h covers.
 constexpr double kSlope = 1.13;
 
 void check_gelu(Backends& both, DType type, const Shape& s, std::int64_t padding) {
@@ -169,12 +180,15 @@ void check_gelu(Backends& both, DType type, const Shape& s, std::int64_t padding
   x.normal("x"), bias.normal("bias");
   w.normal("w", 0.0, 1.0 / std::sqrt(static_cast<double>(s.in)));
   for (const bool with_bias : {false, true}) {
-    Mirror y(type, {s.n, s.out + padding}), h(type, {s.n, s.out + padding});
-    const auto part = [&](TensorView v) { return v.slice(1, 0, s.out); };
-    both.cpu->linear_gelu_forward(part(y.host()), part(h.host()), x.host(), w.host(),
+    Mirror y(type, {s.n, s.out}), h(type, {s.n, s.out});
+    Mirror wide_y(type, {s.n, s.out + padding}), wide_h(type, {s.n, s.out + padding});
+    const auto part = [&](const Mirror& m) { return m.device().slice(1, 0, s.out); };
+    both.cpu->linear_gelu_forward(y.host(), h.host(), x.host(), w.host(),
                                   with_bias ? bias.host() : TensorView());
-    both.cuda->linear_gelu_forward(part(y.device()), part(h.device()), x.device(), w.device(),
+    both.cuda->linear_gelu_forward(part(wide_y), part(wide_h), x.device(), w.device(),
                                    with_bias ? bias.device() : TensorView());
+    both.cuda->copy(y.device(), part(wide_y));
+    both.cuda->copy(h.device(), part(wide_h));
     const Terms terms{x.host(), w.host(), false, true};
     const auto allowed = [&](std::int64_t i, std::int64_t j) {
       return terms.error(i, j, with_bias ? std::abs(bias.at_host(j)) : 0.0);
@@ -185,12 +199,14 @@ void check_gelu(Backends& both, DType type, const Shape& s, std::int64_t padding
     };
     EXPECT_LE(worst(y, after_gelu), 1.0) << text(type, s) << with_bias;
   }
-  Mirror dh(type, {s.n, s.in + padding}), h(type, {s.n, s.in + padding}), dy(type, {s.n, s.out});
+  Mirror dh(type, {s.n, s.in}), h(type, {s.n, s.in}), dy(type, {s.n, s.out});
   h.normal("h", 0.0, 2.0), dy.normal("dy");
-  const auto part = [&](TensorView v) { return v.slice(1, 0, s.in); };
-  both.cpu->linear_gelu_backward_input(part(dh.host()), dy.host(), w.host(), part(h.host()));
-  both.cuda->linear_gelu_backward_input(part(dh.device()), dy.device(), w.device(),
-                                        part(h.device()));
+  Mirror wide_dh(type, {s.n, s.in + padding}), wide_h(type, {s.n, s.in + padding});
+  const auto part = [&](const Mirror& m) { return m.device().slice(1, 0, s.in); };
+  both.cuda->copy(part(wide_h), h.device());
+  both.cpu->linear_gelu_backward_input(dh.host(), dy.host(), w.host(), h.host());
+  both.cuda->linear_gelu_backward_input(part(wide_dh), dy.device(), w.device(), part(wide_h));
+  both.cuda->copy(dh.device(), part(wide_dh));
   const Terms terms{dy.host(), w.host()};
   // The two steps round the product between them; the slope is computed to the type's precision.
   EXPECT_LE(worst(dh,

@@ -187,13 +187,15 @@ bool multiply_with_bias(CudaMatmul& matmul, Workspace& workspace, cudaStream_t s
   PG_ASSERT(bias.empty() || (bias.rank() == 1 && bias.dim(0) == c.dim(1) && !product.accumulate),
             "bias {} of {}", bias.text(), c.text());
   const auto columns = c.dim(1);
-  auto* const scratch = static_cast<char*>(workspace.take(
-      CudaMatmul::kWorkspaceBytes + static_cast<std::size_t>(columns) * dtype_size(c.dtype())));
+  // (In steps of 64 KiB: one allocation does for all widths.)
+  const auto bias_bytes = static_cast<std::size_t>(columns) * dtype_size(c.dtype());
+  auto* const scratch = static_cast<char*>(
+      workspace.take(matmul.workspace_bytes() + (bias_bytes + 0xFFFF) / 0x10000 * 0x10000));
   product.bias = bias;
   if (!bias.empty() && (bias.dtype() != c.dtype() || !aligned16(bias.raw()))) {
     // The epilogue wants the result's type, and 16-byte alignment.
     product.bias =
-        TensorView(scratch + CudaMatmul::kWorkspaceBytes, c.dtype(), {columns}, Device::kCuda);
+        TensorView(scratch + matmul.workspace_bytes(), c.dtype(), {columns}, Device::kCuda);
     dispatch2(c.dtype(), bias.dtype(), [&]<class To, class From>() {
       launch("convert_bias", convert_bias<To, From>, dim3(blocks_of(ceil_div(columns, kThreads))),
              dim3(kThreads), 0, stream, product.bias.data<To>(), bias.data<From>(), columns);

@@ -25,6 +25,8 @@ constexpr std::int64_t kUsualSize = 1024;
 // tiles and their neighbours, and the largest groups.
 constexpr std::int64_t kAnySize[] = {1,  2,   3,   7,    8,    15,   17,    31,     64,
                                      65, 127, 129, 1000, 1024, 4097, 16383, 100000, 1 << 18};
+// A tile of 256 x 256 sums twice over.
+constexpr std::size_t kWorkspacePerProcessor = std::size_t{512} << 10;
 // A later candidate must be faster by this much: the clock's noise decides nothing.
 constexpr float kWorthwhile = 0.97f;
 
@@ -77,11 +79,15 @@ std::string_view take_line(std::string_view& text) {
 struct CudaMatmul::Impl {
   comm::Gpu& gpu;
   MatmulPolicy policy;
+  std::size_t workspace_bytes;
   Owned<cublasLtContext> handle;
   std::map<MatmulKind, MatmulPlan> plans;
   std::map<MatmulKind, Words> choices;  // made here, or kept from another run
 
-  Impl(comm::Gpu& on, MatmulPolicy with) : gpu(on), policy(with) {
+  Impl(comm::Gpu& on, MatmulPolicy with)
+      : gpu(on),
+        policy(with),
+        workspace_bytes(static_cast<std::size_t>(on.info().processors) * kWorkspacePerProcessor) {
     cublasLtHandle_t made = nullptr;
     const auto status = cublasLtCreate(&made);
     if (status != CUBLAS_STATUS_SUCCESS) {
@@ -118,7 +124,7 @@ struct CudaMatmul::Impl {
       return cublasLtMatmulAlgoCheck(handle.get(), plan.desc.get(), plan.b.get(), plan.a.get(),
                                      plan.c.get(), plan.c.get(), &algorithm,
                                      &result) == CUBLAS_STATUS_SUCCESS &&
-             result.workspaceSize <= kWorkspaceBytes;
+             result.workspaceSize <= workspace_bytes;
     });
   }
 
@@ -132,7 +138,7 @@ struct CudaMatmul::Impl {
       cublas_check(cublasLtMatmulPreferenceSetAttribute(made, attribute, &value, sizeof(value)),
                    "cublasLtMatmulPreferenceSetAttribute", product);
     };
-    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspaceBytes});
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes});
     const bool varies = product.varies != Varies::kNothing;
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<std::uint32_t>(varies ? CUBLASLT_REDUCTION_SCHEME_NONE
@@ -190,9 +196,9 @@ struct CudaMatmul::Impl {
         return std::nullopt;  // no room on this GPU
       }
     }
-    const MatmulPlaces places{a > 0 ? room->data() : product.a.raw(),
-                              b > 0 ? room->data() + a : product.b.raw(),
-                              c > 0 ? room->data() + a + b : product.c.raw(), workspace};
+    const MatmulPlaces places{
+        a > 0 ? room->data() : product.a.raw(), b > 0 ? room->data() + a : product.b.raw(),
+        c > 0 ? room->data() + a + b : product.c.raw(), workspace, workspace_bytes};
     plan.fit(sizes, product);
     const auto stream = gpu.compute();
     const Event begin, end;
@@ -262,11 +268,16 @@ bool CudaMatmul::run(const Product& product, void* workspace) {
     return false;
   }
   plan.fit(MatmulSizes(product), product);
-  const MatmulPlaces places{product.a.raw(), product.b.raw(), product.c.raw(), workspace};
+  const MatmulPlaces places{product.a.raw(), product.b.raw(), product.c.raw(), workspace,
+                            impl_->workspace_bytes};
   cublas_check(
       run_plan(impl_->handle.get(), plan, plan.algorithm, product, places, impl_->gpu.compute()),
       "cublasLtMatmul", product);
   return true;
+}
+
+std::size_t CudaMatmul::workspace_bytes() const {
+  return impl_->workspace_bytes;
 }
 
 std::string CudaMatmul::choices_text() const {

@@ -57,8 +57,6 @@ struct MatmulPolicy {
 
 class CudaMatmul {
  public:
-  // What run() needs as `workspace`: 256-byte aligned, nobody else's on the stream meanwhile.
-  static constexpr std::size_t kWorkspaceBytes = std::size_t{64} << 20;
   // Timing needs room for results that it may write more than once; beyond this, or when the GPU
   // has no such room left, the heuristics' first is taken.
   static constexpr std::size_t kTimingBytes = std::size_t{1} << 30;
@@ -66,6 +64,11 @@ class CudaMatmul {
   explicit CudaMatmul(comm::Gpu& gpu, MatmulPolicy policy = {});
   ~CudaMatmul();
 
+  // What run() needs as `workspace`, whatever the product: parts of split sums, for as many tiles
+  // as the GPU has processors (66 MiB on an H100).
+  std::size_t workspace_bytes() const;
+
+  // `workspace` is 256-byte aligned and nobody else's on the stream meanwhile.
   // False, and nothing done: cuBLASLt has no algorithm for this product (an epilogue that it does
   // not take; without one it is an error of the environment). Later calls say the same.
   [[nodiscard]] bool run(const Product& product, void* workspace);

@@ -89,9 +89,9 @@ MatmulKind::MatmulKind(const Product& p) {
   PG_ASSERT(p.bias.empty() || (p.bias.rank() == 1 && p.bias.dim(0) == sizes.n &&
                                p.bias.dtype() == p.c.dtype() && aligned(p.bias)),
             "bias {} of c {}", p.bias.text(), p.c.text());
-  PG_ASSERT(p.gelu == Gelu::kNone || (p.aux.rank() == 2 && p.aux.dim(0) == sizes.m &&
-                                      p.aux.dim(1) == sizes.n && gelu_fits(p) &&
-                                      p.varies == Varies::kNothing),
+  PG_ASSERT(p.gelu == Gelu::kNone ||
+                (p.aux.rank() == 2 && p.aux.dim(0) == sizes.m && p.aux.dim(1) == sizes.n &&
+                 gelu_fits(p) && p.varies == Varies::kNothing),
             "aux {} of c {}", p.aux.text(), p.c.text());
   fields = {static_cast<std::int64_t>(p.a.dtype()),
             static_cast<std::int64_t>(p.c.dtype()),
@@ -172,7 +172,7 @@ cublasStatus_t run_plan(cublasLtHandle_t handle, const MatmulPlan& plan,
   const void* const old = f64 ? static_cast<const void*>(&old64) : &old32;
   return cublasLtMatmul(handle, plan.desc.get(), one, places.b, plan.b.get(), places.a,
                         plan.a.get(), old, places.c, plan.c.get(), places.c, plan.c.get(),
-                        &algorithm, places.workspace, CudaMatmul::kWorkspaceBytes, stream);
+                        &algorithm, places.workspace, places.workspace_bytes, stream);
 }
 
 }  // namespace pg::model::cuda

@@ -56,6 +56,7 @@ struct MatmulPlan {
 struct MatmulPlaces {
   const void *a, *b;
   void *c, *workspace;
+  std::size_t workspace_bytes;
 };
 
 // Enqueues the product by this algorithm of a plan that fits it.
