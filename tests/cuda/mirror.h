@@ -177,7 +177,7 @@ inline double epsilon_of(DType type) {
     case DType::kF64:
       return 0x1.0p-53;
     case DType::kBF16:
-      return 0x1.0p-9;
+      return 0x1.0p-8;
     default:
       return 0x1.0p-24;
   }

@@ -17,7 +17,7 @@ struct CUstream_st {
   int number = 0;
 };
 struct CUevent_st {
-  int number = 0;
+  double milliseconds = 0.0;
 };
 
 namespace pg::simulated {
@@ -31,6 +31,8 @@ std::map<const void*, int>& shared_limits() {
   return limits;
 }
 
+double clock_milliseconds = 0.0;
+
 thread_local cudaError_t last_error = cudaSuccess;
 
 cudaError_t result(cudaError_t status) {
@@ -39,6 +41,10 @@ cudaError_t result(cudaError_t status) {
 }
 
 }  // namespace
+
+void spend(double milliseconds) {
+  clock_milliseconds += milliseconds;
+}
 
 cudaError_t enqueue(cudaStream_t /*stream*/, std::function<void()> work) {
   const MemoryAccess access;
@@ -217,7 +223,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t /*event*/, cudaStream_t /*stream*/) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t /*stream*/) {
+  event->milliseconds = clock_milliseconds;
+  return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  *milliseconds = static_cast<float>(end->milliseconds - begin->milliseconds);
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t /*event*/) {

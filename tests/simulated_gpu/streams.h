@@ -12,6 +12,9 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
                            std::function<void()> body);
 
+// Moves the clock that events read on by this much: kernels themselves take no time.
+void spend(double milliseconds);
+
 // While one lives, the host's code may touch the GPU's memory, as work on the GPU does. Otherwise
 // touching it ends the process, as on a real one.
 class MemoryAccess {
