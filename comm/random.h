@@ -19,9 +19,10 @@ struct RandomKey {
 
 RandomKey random_key(std::uint64_t seed, std::string_view name);
 
-// Four independent 32-bit words for counter (high, low) under `key`. Inline, without branches, so
-// that loops over `low` vectorise.
-inline std::array<std::uint32_t, 4> philox(RandomKey key, std::uint64_t high, std::uint64_t low) {
+// Four independent 32-bit words for counter (high, low) under `key`. Without branches, so that
+// loops over `low` vectorise; constexpr, so that kernels on a GPU draw the same words.
+constexpr std::array<std::uint32_t, 4> philox(RandomKey key, std::uint64_t high,
+                                              std::uint64_t low) {
   constexpr std::uint64_t kMul0 = 0xD2511F53u, kMul1 = 0xCD9E8D57u;
   constexpr std::uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
   auto k0 = static_cast<std::uint32_t>(key.bits), k1 = static_cast<std::uint32_t>(key.bits >> 32);
@@ -43,7 +44,7 @@ inline std::array<std::uint32_t, 4> philox(RandomKey key, std::uint64_t high, st
 
 // Element `index` of stream (key, high), uniform over all 32-bit words: word index % 4 of counter
 // index / 4.
-inline std::uint32_t random_bits(RandomKey key, std::uint64_t high, std::uint64_t index) {
+constexpr std::uint32_t random_bits(RandomKey key, std::uint64_t high, std::uint64_t index) {
   return philox(key, high, index / 4)[index % 4];
 }
 

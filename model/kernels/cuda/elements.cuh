@@ -4,12 +4,14 @@
 
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
 
 #include "comm/dtype.h"
 #include "comm/error.h"
+#include "model/kernels/cuda/intrinsics.cuh"
 
 namespace pg::model::cuda {
 
@@ -35,19 +37,27 @@ template <class T>
 __host__ __device__ __forceinline__ acc_t<T> load(T x) {
   return static_cast<acc_t<T>>(x);
 }
+// Rounds to nearest, ties to even. A bf16 goes through the hardware's conversion: the bits of
+// pg::bf16(float), except that a NaN becomes the one NaN 0x7FFF.
 template <class T>
-__host__ __device__ __forceinline__ T store(acc_t<T> x) {
-  return static_cast<T>(x);
+__device__ __forceinline__ T store(acc_t<T> x) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    bf16 y;
+    y.bits = round_bf16(x);
+    return y;
+  } else {
+    return x;
+  }
 }
-// Between any two compute types, rounding once.
+// Between any two compute types; fp64 reaches bf16 through fp32 (two roundings), as on the CPU.
 template <class To, class From>
-__host__ __device__ __forceinline__ To convert(From x) {
+__device__ __forceinline__ To convert(From x) {
   if constexpr (std::is_same_v<To, From>) {
     return x;
-  } else if constexpr (std::is_same_v<To, bf16> || std::is_same_v<From, bf16>) {
+  } else if constexpr (std::is_same_v<From, bf16>) {
     return static_cast<To>(static_cast<float>(x));
   } else {
-    return static_cast<To>(x);
+    return store<To>(static_cast<acc_t<To>>(x));
   }
 }
 
@@ -64,6 +74,45 @@ __device__ __forceinline__ Pack<T> load_pack(const T* from) {
 template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(to) = pack;
+}
+// Elements [0, n) of `from`, n <= kSize, then zeros. kAligned: `from` is a multiple of 16 bytes.
+template <bool kAligned, class T>
+__device__ __forceinline__ Pack<T> load_some(const T* from, int n) {
+  if (kAligned && n == Pack<T>::kSize) return load_pack(from);
+  Pack<T> pack{};
+#pragma unroll
+  for (int i = 0; i < Pack<T>::kSize; ++i) {
+    if (i < n) pack.at[i] = from[i];
+  }
+  return pack;
+}
+template <bool kAligned, class T>
+__device__ __forceinline__ void store_some(T* to, const Pack<T>& pack, int n) {
+  if (kAligned && n == Pack<T>::kSize) {
+    store_pack(to, pack);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Pack<T>::kSize; ++i) {
+    if (i < n) to[i] = pack.at[i];
+  }
+}
+// A pack of rounded values; bf16 in pairs.
+template <class T>
+__device__ __forceinline__ Pack<T> round_pack(const acc_t<T> (&x)[Pack<T>::kSize]) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    struct alignas(16) Words {
+      std::uint32_t at[4];
+    } words;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words.at[i] = round_bf16_pair(x[2 * i], x[2 * i + 1]);
+    return std::bit_cast<Pack<T>>(words);
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::kSize; ++i) pack.at[i] = x[i];
+    return pack;
+  }
 }
 inline bool aligned16(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;

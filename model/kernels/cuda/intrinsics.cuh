@@ -4,12 +4,28 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace pg::model::cuda {
 
 // The block's dynamic shared memory, 16-byte aligned.
 __device__ __forceinline__ unsigned char* dynamic_shared() {
   extern __shared__ __align__(16) unsigned char pg_dynamic_shared[];
   return pg_dynamic_shared;
+}
+
+// The bits of pg::bf16(x), except that every NaN becomes 0x7FFF (pg::bf16 keeps a NaN's sign and
+// upper bits). Compute capability 8.0 or later.
+__device__ __forceinline__ std::uint16_t round_bf16(float x) {
+  std::uint16_t bits = 0;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+// Two by one instruction, `low` in the lower half: as they lie in memory one after the other.
+__device__ __forceinline__ std::uint32_t round_bf16_pair(float low, float high) {
+  std::uint32_t bits = 0;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
 }
 
 }  // namespace pg::model::cuda
