@@ -75,44 +75,67 @@ template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(to) = pack;
 }
-// Elements [0, n) of `from`, n <= kSize, then zeros. kAligned: `from` is a multiple of 16 bytes.
-template <bool kAligned, class T>
-__device__ __forceinline__ Pack<T> load_some(const T* from, int n) {
-  if (kAligned && n == Pack<T>::kSize) return load_pack(from);
-  Pack<T> pack{};
-#pragma unroll
-  for (int i = 0; i < Pack<T>::kSize; ++i) {
-    if (i < n) pack.at[i] = from[i];
+// The same for values that stay in registers while other work goes on: bf16 elements of a Pack
+// would take a register each.
+template <class T>
+struct alignas(16) Held {
+  T at[16 / sizeof(T)];
+  __device__ __forceinline__ acc_t<T> operator[](int i) const { return at[i]; }
+  __device__ __forceinline__ T element(int i) const { return at[i]; }
+  __device__ __forceinline__ void set(int i, T x) { at[i] = x; }
+};
+template <>
+struct Held<bf16> {
+  std::uint32_t words[4];  // the earlier element below
+  __device__ __forceinline__ float operator[](int i) const {
+    return std::bit_cast<float>(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xFFFF0000u);
   }
-  return pack;
+  __device__ __forceinline__ bf16 element(int i) const {
+    bf16 x;
+    x.bits = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
+    return x;
+  }
+  __device__ __forceinline__ void set(int i, bf16 x) {
+    words[i / 2] |= static_cast<std::uint32_t>(x.bits) << (i % 2 * 16);  // from zeros
+  }
+};
+// Elements [0, n) of `from`, n <= Pack<T>::kSize, then zeros. kAligned: `from` is a multiple of 16
+// bytes.
+template <bool kAligned, class T>
+__device__ __forceinline__ Held<T> load_held(const T* from, int n) {
+  constexpr int kSize = Pack<T>::kSize;
+  if (kAligned && n == kSize) return std::bit_cast<Held<T>>(load_words(from));
+  Held<T> held{};
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    if (i < n) held.set(i, from[i]);
+  }
+  return held;
 }
 template <bool kAligned, class T>
-__device__ __forceinline__ void store_some(T* to, const Pack<T>& pack, int n) {
-  if (kAligned && n == Pack<T>::kSize) {
-    store_pack(to, pack);
+__device__ __forceinline__ void store_held(T* to, const Held<T>& held, int n) {
+  constexpr int kSize = Pack<T>::kSize;
+  if (kAligned && n == kSize) {
+    store_words(to, std::bit_cast<Words>(held));
     return;
   }
 #pragma unroll
-  for (int i = 0; i < Pack<T>::kSize; ++i) {
-    if (i < n) to[i] = pack.at[i];
+  for (int i = 0; i < kSize; ++i) {
+    if (i < n) to[i] = held.element(i);
   }
 }
-// A pack of rounded values; bf16 in pairs.
+// Rounded as by store(); bf16 in pairs.
 template <class T>
-__device__ __forceinline__ Pack<T> round_pack(const acc_t<T> (&x)[Pack<T>::kSize]) {
+__device__ __forceinline__ Held<T> round_held(const acc_t<T> (&x)[Pack<T>::kSize]) {
+  Held<T> held;
   if constexpr (std::is_same_v<T, bf16>) {
-    struct alignas(16) Words {
-      std::uint32_t at[4];
-    } words;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) words.at[i] = round_bf16_pair(x[2 * i], x[2 * i + 1]);
-    return std::bit_cast<Pack<T>>(words);
+    for (int i = 0; i < 4; ++i) held.words[i] = round_bf16_pair(x[2 * i], x[2 * i + 1]);
   } else {
-    Pack<T> pack;
 #pragma unroll
-    for (int i = 0; i < Pack<T>::kSize; ++i) pack.at[i] = x[i];
-    return pack;
+    for (int i = 0; i < Pack<T>::kSize; ++i) held.at[i] = x[i];
   }
+  return held;
 }
 inline bool aligned16(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;

@@ -14,6 +14,17 @@ __device__ __forceinline__ unsigned char* dynamic_shared() {
   return pg_dynamic_shared;
 }
 
+// 16 bytes of memory of any type, at a multiple of 16 bytes, as one access.
+struct alignas(16) Words {
+  std::uint32_t at[4];
+};
+__device__ __forceinline__ Words load_words(const void* from) {
+  return *static_cast<const Words*>(from);
+}
+__device__ __forceinline__ void store_words(void* to, const Words& words) {
+  *static_cast<Words*>(to) = words;
+}
+
 // The bits of pg::bf16(x), except that every NaN becomes 0x7FFF (pg::bf16 keeps a NaN's sign and
 // upper bits). Compute capability 8.0 or later.
 __device__ __forceinline__ std::uint16_t round_bf16(float x) {
