@@ -4,12 +4,14 @@
 
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
 
 #include "comm/dtype.h"
 #include "comm/error.h"
+#include "model/kernels/cuda/intrinsics.cuh"
 
 namespace pg::model::cuda {
 
@@ -35,19 +37,27 @@ template <class T>
 __host__ __device__ __forceinline__ acc_t<T> load(T x) {
   return static_cast<acc_t<T>>(x);
 }
+// Rounds to nearest, ties to even. A bf16 goes through the hardware's conversion: the bits of
+// pg::bf16(float), except that a NaN becomes the one NaN 0x7FFF.
 template <class T>
-__host__ __device__ __forceinline__ T store(acc_t<T> x) {
-  return static_cast<T>(x);
+__device__ __forceinline__ T store(acc_t<T> x) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    bf16 y;
+    y.bits = round_bf16(x);
+    return y;
+  } else {
+    return x;
+  }
 }
-// Between any two compute types, rounding once.
+// Between any two compute types; fp64 reaches bf16 through fp32 (two roundings), as on the CPU.
 template <class To, class From>
-__host__ __device__ __forceinline__ To convert(From x) {
+__device__ __forceinline__ To convert(From x) {
   if constexpr (std::is_same_v<To, From>) {
     return x;
-  } else if constexpr (std::is_same_v<To, bf16> || std::is_same_v<From, bf16>) {
+  } else if constexpr (std::is_same_v<From, bf16>) {
     return static_cast<To>(static_cast<float>(x));
   } else {
-    return static_cast<To>(x);
+    return store<To>(static_cast<acc_t<To>>(x));
   }
 }
 
@@ -64,6 +74,68 @@ __device__ __forceinline__ Pack<T> load_pack(const T* from) {
 template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(to) = pack;
+}
+// The same for values that stay in registers while other work goes on: bf16 elements of a Pack
+// would take a register each.
+template <class T>
+struct alignas(16) Held {
+  T at[16 / sizeof(T)];
+  __device__ __forceinline__ acc_t<T> operator[](int i) const { return at[i]; }
+  __device__ __forceinline__ T element(int i) const { return at[i]; }
+  __device__ __forceinline__ void set(int i, T x) { at[i] = x; }
+};
+template <>
+struct Held<bf16> {
+  std::uint32_t words[4];  // the earlier element below
+  __device__ __forceinline__ float operator[](int i) const {
+    return std::bit_cast<float>(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xFFFF0000u);
+  }
+  __device__ __forceinline__ bf16 element(int i) const {
+    bf16 x;
+    x.bits = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
+    return x;
+  }
+  __device__ __forceinline__ void set(int i, bf16 x) {
+    words[i / 2] |= static_cast<std::uint32_t>(x.bits) << (i % 2 * 16);  // from zeros
+  }
+};
+// Elements [0, n) of `from`, n <= Pack<T>::kSize, then zeros. kAligned: `from` is a multiple of 16
+// bytes.
+template <bool kAligned, class T>
+__device__ __forceinline__ Held<T> load_held(const T* from, int n) {
+  constexpr int kSize = Pack<T>::kSize;
+  if (kAligned && n == kSize) return std::bit_cast<Held<T>>(load_words(from));
+  Held<T> held{};
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    if (i < n) held.set(i, from[i]);
+  }
+  return held;
+}
+template <bool kAligned, class T>
+__device__ __forceinline__ void store_held(T* to, const Held<T>& held, int n) {
+  constexpr int kSize = Pack<T>::kSize;
+  if (kAligned && n == kSize) {
+    store_words(to, std::bit_cast<Words>(held));
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    if (i < n) to[i] = held.element(i);
+  }
+}
+// Rounded as by store(); bf16 in pairs.
+template <class T>
+__device__ __forceinline__ Held<T> round_held(const acc_t<T> (&x)[Pack<T>::kSize]) {
+  Held<T> held;
+  if constexpr (std::is_same_v<T, bf16>) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) held.words[i] = round_bf16_pair(x[2 * i], x[2 * i + 1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::kSize; ++i) held.at[i] = x[i];
+  }
+  return held;
 }
 inline bool aligned16(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0;

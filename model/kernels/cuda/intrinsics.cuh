@@ -74,4 +74,29 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
+// 16 bytes of memory of any type, at a multiple of 16 bytes, as one access.
+struct alignas(16) Words {
+  std::uint32_t at[4];
+};
+__device__ __forceinline__ Words load_words(const void* from) {
+  return *static_cast<const Words*>(from);
+}
+__device__ __forceinline__ void store_words(void* to, const Words& words) {
+  *static_cast<Words*>(to) = words;
+}
+
+// The bits of pg::bf16(x), except that every NaN becomes 0x7FFF (pg::bf16 keeps a NaN's sign and
+// upper bits). Compute capability 8.0 or later.
+__device__ __forceinline__ std::uint16_t round_bf16(float x) {
+  std::uint16_t bits = 0;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+// Two by one instruction, `low` in the lower half: as they lie in memory one after the other.
+__device__ __forceinline__ std::uint32_t round_bf16_pair(float low, float high) {
+  std::uint32_t bits = 0;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
 }  // namespace pg::model::cuda

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -134,6 +135,32 @@ void copy_async_wait() {
     }
     groups.pop_front();
   }
+}
+
+struct alignas(16) Words {
+  std::uint32_t at[4];
+};
+inline void require_16(const void* at) {
+  if (reinterpret_cast<std::uintptr_t>(at) % 16 != 0) {
+    throw std::runtime_error("simulated GPU: 16 bytes at an address that is no multiple of 16");
+  }
+}
+inline Words load_words(const void* from) {
+  require_16(from);
+  Words words;
+  std::memcpy(&words, from, sizeof(words));
+  return words;
+}
+inline void store_words(void* to, const Words& words) {
+  require_16(to);
+  std::memcpy(to, &words, sizeof(words));
+}
+
+inline std::uint16_t round_bf16(float x) {
+  return x != x ? std::uint16_t{0x7FFF} : bf16(x).bits;
+}
+inline std::uint32_t round_bf16_pair(float low, float high) {
+  return round_bf16(low) | std::uint32_t{round_bf16(high)} << 16;
 }
 
 }  // namespace pg::model::cuda
