@@ -38,7 +38,8 @@ class Gpu {
 
   const GpuInfo& info() const { return info_; }
   GpuStream compute() const { return compute_; }
-  // The host waits until all that was issued is done. Error(kComm) when some of it failed.
+  // The host waits until all that was issued is done. Error(kComm) when some of it failed, that of
+  // groups on this GPU included.
   void synchronize() const;
 
  private:
@@ -58,5 +59,7 @@ void pinned_free(void* data) noexcept;
 
 // Between any two places, host or GPU: after all that was issued before, and complete on return.
 void gpu_copy(void* to, const void* from, std::size_t bytes);
+// In the order of `stream`, from one place on the GPU, or in pinned memory, to another; at once.
+void gpu_copy_on(GpuStream stream, void* to, const void* from, std::size_t bytes);
 
 }  // namespace pg::comm

@@ -7,6 +7,7 @@
 #include <exception>
 
 #include "comm/error.h"
+#include "comm/gpu.h"
 #include "comm/group_checks.h"
 #include "comm/mpi_session.h"
 
@@ -32,18 +33,21 @@ namespace {
 
 class SelfGroup final : public Group {
  public:
-  explicit SelfGroup(std::string name) : name_(std::move(name)) {}
+  SelfGroup(std::string name, const Gpu* gpu) : name_(std::move(name)), gpu_(gpu) {}
 
   std::string_view name() const override { return name_; }
   int size() const override { return 1; }
   int rank() const override { return 0; }
-  Pending all_reduce(BufferView, ReduceOp) override { return {}; }
+  Pending all_reduce(BufferView inout, ReduceOp op) override {
+    require_reduction(*this, inout, op);
+    return {};
+  }
   Pending all_gather(BufferView send, BufferView recv) override {
     require_all_gather(*this, send, recv);
     return copy(send, recv);
   }
-  Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp) override {
-    require_reduce_scatter(*this, send, recv);
+  Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) override {
+    require_reduce_scatter(*this, send, recv, op);
     return copy(send, recv);
   }
   Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
@@ -60,8 +64,14 @@ class SelfGroup final : public Group {
   void barrier() override {}
 
  private:
-  static Pending copy(BufferView from, BufferView to) {
-    if (from.count > 0 && from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
+  Pending copy(BufferView from, BufferView to) const {
+    if (from.count == 0 || from.data == to.data) return {};
+    if (from.device == Device::kCuda) {
+      PG_ASSERT(gpu_ != nullptr, "group {} was made without a GPU", name_);
+      gpu_copy_on(gpu_->compute(), to.data, from.data, from.bytes());
+    } else {
+      std::memcpy(to.data, from.data, from.bytes());
+    }
     return {};
   }
   Pending alone(const char* operation, int peer) {
@@ -69,12 +79,13 @@ class SelfGroup final : public Group {
                name_);
   }
   std::string name_;
+  const Gpu* gpu_;
 };
 
 }  // namespace
 
-std::unique_ptr<Group> make_self_group(std::string name) {
-  return std::make_unique<SelfGroup>(std::move(name));
+std::unique_ptr<Group> make_self_group(std::string name, const Gpu* gpu) {
+  return std::make_unique<SelfGroup>(std::move(name), gpu);
 }
 
 Pending all_to_all(Group& group, BufferView send, BufferView recv) {

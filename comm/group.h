@@ -20,6 +20,8 @@
 
 namespace pg::comm {
 
+class Gpu;
+
 enum class ReduceOp { kSum, kMax, kMin };
 
 // `count` elements of `dtype`, not owned.
@@ -65,16 +67,17 @@ class Group {
   virtual int size() const = 0;
   virtual int rank() const = 0;
 
-  // In place over all ranks; every rank gets the same bits. bf16 is summed in fp32 and rounded once
-  // per addition. The maximum or minimum with a NaN anywhere is NaN (in the floating types).
+  // In place over all ranks; every rank gets the same bits, and the same again on every repeat. bf16
+  // is summed in fp32 and rounded at most once per addition. The maximum or minimum with a NaN
+  // anywhere is NaN (in the floating types; a bug on a GPU, where NCCL would lose it).
   virtual Pending all_reduce(BufferView inout, ReduceOp op) = 0;
   // recv.count == send.count * size(), in rank order. In place when send is this rank's own part of
   // recv; no other overlap.
   virtual Pending all_gather(BufferView send, BufferView recv) = 0;
   // send.count == recv.count * size(); rank r gets the reduced r-th part. In place when recv is
-  // this rank's own part of send (the other parts stay as they were); no other overlap. Added up in
-  // rank order, at the wait. Needs room for the parts of the other ranks, (size() - 1) *
-  // recv.bytes(), which the group keeps for its next one.
+  // this rank's own part of send (the other parts stay as they were); no other overlap. MPI's are
+  // added up in rank order, at the wait, which needs room for the parts of the other ranks,
+  // (size() - 1) * recv.bytes(), which the group keeps for its next one. NCCL's order is its own.
   virtual Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) = 0;
   // Rank r gets the r-th part of `send` and sends the parts of `recv`, both in rank order without
   // gaps: send_counts[r] elements to rank r, recv_counts[r] from it (size() entries each). What one
@@ -86,15 +89,17 @@ class Group {
   virtual Pending broadcast(BufferView inout, int root) = 0;
   // Neither waits for the other side; any number may be in flight.
   // Messages between two ranks with one tag (0..kLastTag) arrive in the order they were sent, and
-  // have the receiver's count. No elements is a message too.
+  // have the receiver's count. No elements is a message too. On a GPU those of different tags must
+  // be received in the order they were sent too, since NCCL has no tags, and they travel between
+  // neighbours only (ranks r and r + 1 modulo size(), both ways).
   virtual Pending send(BufferView buffer, int to, int tag) = 0;
   virtual Pending recv(BufferView buffer, int from, int tag) = 0;
   virtual void barrier() = 0;
 };
 
-// A group of one rank: everything is a copy or nothing, and complete on return. send and recv are
-// bugs there.
-std::unique_ptr<Group> make_self_group(std::string name);
+// A group of one rank: everything is a copy or nothing, and complete on return; of buffers on the
+// GPU (null: it takes none) a copy on its compute stream. send and recv are bugs there.
+std::unique_ptr<Group> make_self_group(std::string name, const Gpu* gpu = nullptr);
 
 // Of equal parts: send.count == recv.count, a multiple of size().
 Pending all_to_all(Group& group, BufferView send, BufferView recv);

@@ -11,10 +11,32 @@
 
 namespace pg::comm {
 
-inline void require_host(const Group& group, const BufferView& buffer) {
-  PG_ASSERT(buffer.device == Device::kCpu, "group {} carries host memory only", group.name());
+inline void require_buffer(const Group& group, const BufferView& buffer) {
   PG_ASSERT(buffer.data != nullptr || buffer.count == 0, "group {}: {} elements at null",
             group.name(), buffer.count);
+}
+
+inline void require_host(const Group& group, const BufferView& buffer) {
+  PG_ASSERT(buffer.device == Device::kCpu, "group {} carries host memory only", group.name());
+  require_buffer(group, buffer);
+}
+
+// Both of a call's buffers, on one side.
+inline void require_buffers(const Group& group, const BufferView& a, const BufferView& b) {
+  require_buffer(group, a);
+  require_buffer(group, b);
+  PG_ASSERT(a.device == b.device, "group {}: one buffer on the host and one on the GPU",
+            group.name());
+}
+
+// On a GPU a NaN may get lost in the maximum or minimum of a floating type (NCCL's does), and a bad
+// value would pass.
+inline void require_reduction(const Group& group, const BufferView& buffer, ReduceOp op) {
+  const bool floating = buffer.dtype == DType::kF64 || buffer.dtype == DType::kF32 ||
+                        buffer.dtype == DType::kBF16;
+  PG_ASSERT(buffer.device == Device::kCpu || op == ReduceOp::kSum || !floating,
+            "group {}: maximum or minimum of {} on the GPU", group.name(),
+            dtype_name(buffer.dtype));
 }
 
 inline void require_rank(const Group& group, int rank) {
@@ -49,8 +71,7 @@ inline void require_part_of(const Group& group, const BufferView& part, const Bu
 }
 
 inline void require_parts(const Group& group, const BufferView& part, const BufferView& whole) {
-  require_host(group, part);
-  require_host(group, whole);
+  require_buffers(group, part, whole);
   require_part_of(group, part, whole);
 }
 
@@ -69,8 +90,9 @@ inline bool scatters_in_place(const Group& group, const BufferView& send, const 
 }
 
 inline void require_reduce_scatter(const Group& group, const BufferView& send,
-                                   const BufferView& recv) {
+                                   const BufferView& recv, ReduceOp op) {
   require_parts(group, recv, send);
+  require_reduction(group, send, op);
   PG_ASSERT(scatters_in_place(group, send, recv) || !overlap(send, recv),
             "group {}: reduce_scatter of {} elements over itself", group.name(), send.count);
 }
@@ -108,8 +130,7 @@ inline void require_exchange(const Group& group, const BufferView& send,
 inline void require_all_to_all(const Group& group, const BufferView& send,
                                std::span<const std::size_t> send_counts, const BufferView& recv,
                                std::span<const std::size_t> recv_counts) {
-  require_host(group, send);
-  require_host(group, recv);
+  require_buffers(group, send, recv);
   require_exchange(group, send, send_counts, recv, recv_counts);
   const auto own = static_cast<std::size_t>(group.rank());
   PG_ASSERT(send_counts[own] == recv_counts[own],

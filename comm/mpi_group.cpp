@@ -154,6 +154,7 @@ class MpiGroup final : public Group {
   }
 
   Pending all_gather(BufferView send, BufferView recv) override {
+    require_host(*this, send);
     require_all_gather(*this, send, recv);
     Call call = begin("all_gather", send.dtype);
     const bool in_place = gathers_in_place(*this, send, recv);
@@ -173,7 +174,8 @@ class MpiGroup final : public Group {
   // each root sends up to 1.6 times as much and takes two to three times as long;
   // MPI_Reduce_scatter_block sends up to 1.5 times as much.)
   Pending reduce_scatter(BufferView send, BufferView recv, ReduceOp op) override {
-    require_reduce_scatter(*this, send, recv);
+    require_host(*this, send);
+    require_reduce_scatter(*this, send, recv, op);
     if (recv.count == 0) return {};
     Call call = begin("reduce_scatter", send.dtype);
     PartSum sum{core_, size_, rank_, longest_, core_->reductions.op(send.dtype, op), recv};
@@ -198,6 +200,7 @@ class MpiGroup final : public Group {
   // Pairwise exchange, as in reduce_scatter. Both sides know which parts are empty: no message.
   Pending all_to_all(BufferView send, std::span<const std::size_t> send_counts, BufferView recv,
                      std::span<const std::size_t> recv_counts) override {
+    require_host(*this, send);
     require_all_to_all(*this, send, send_counts, recv, recv_counts);
     const auto out = parts(send, send_counts), in = parts(recv, recv_counts);
     const auto shifted = [&](int step) { return (rank_ + size_ + step) % size_; };

@@ -1,6 +1,9 @@
 // The live grid: GridShape cut out of an MPI communicator, one Group an axis and the groups that
 // have names of their own, made once. All of them count what they carry in traffic(). Move-only;
 // must die before MPI_Finalize.
+//
+// With a GPU its groups carry buffers on it too: over NCCL when every rank has a GPU of its own,
+// through pinned memory when ranks share one (comm/gpu_groups.h). Messages on the GPU: on pp and cp.
 #pragma once
 
 #include <memory>
@@ -16,8 +19,8 @@ namespace pg::comm {
 
 class ProcessGrid {
  public:
-  // Collective over `world`, whose size must be shape.world() (Error kDeck otherwise).
-  // With a `gpu`, which must outlive it, the groups carry that GPU's memory too.
+  // Collective over `world`, whose size must be shape.world() (Error kDeck otherwise). `gpu`: on
+  // every rank or on none; it must outlive the grid and its subgroups.
   ProcessGrid(const Communicator& world, const GridShape& shape, Gpu* gpu = nullptr);
   ProcessGrid(ProcessGrid&&) noexcept;
   ProcessGrid& operator=(ProcessGrid&&) noexcept;
@@ -42,6 +45,10 @@ class ProcessGrid {
   // calls; e.g. the ranks that hold copies of one KV head. Collective: all ranks of the world call
   // it alike. `size` divides tp (PG_ASSERT). The caller's; may outlive the grid.
   std::unique_ptr<Group> tensor_subgroup(int size);
+
+  // What carries buffers, for the banner: "MPI", "NCCL 2.28.9" or "MPI through pinned memory (ranks
+  // share a GPU)".
+  const std::string& transport() const;
 
   // What this rank's groups, subgroups included, have carried since the grid was made.
   Traffic& traffic();

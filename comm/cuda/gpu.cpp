@@ -2,11 +2,14 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <mutex>
 #include <unordered_map>
 
 #include "comm/cuda/cuda_check.h"
+#include "comm/cuda/gpu_watch.h"
 
 namespace pg::comm {
 
@@ -41,6 +44,13 @@ std::string uuid_text(const cudaUUID_t& uuid) {
   return text;
 }
 
+// Before the first use of the device: the driver reads it then. By default streams share 8 queues
+// to the GPU, and one stream's work can be stuck behind another's that waits for a peer. What the
+// user has set stays.
+void more_queues() {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+}
+
 }  // namespace
 
 void cuda_check(cudaError_t status, const char* operation) {
@@ -53,6 +63,7 @@ void cuda_check(cudaError_t status, const char* operation) {
 }
 
 std::string gpu_missing() {
+  more_queues();
   int driver = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
     return "this machine has no NVIDIA driver";
@@ -69,6 +80,7 @@ std::string gpu_missing() {
 }
 
 int gpu_count() {
+  more_queues();
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess) {
     cudaGetLastError();
@@ -78,6 +90,7 @@ int gpu_count() {
 }
 
 Gpu::Gpu(int ordinal) {
+  more_queues();
   PG_CUDA(cudaSetDevice(ordinal));
   cudaDeviceProp properties{};
   PG_CUDA(cudaGetDeviceProperties(&properties, ordinal));
@@ -101,7 +114,7 @@ Gpu::~Gpu() {
 }
 
 void Gpu::synchronize() const {
-  PG_CUDA(cudaDeviceSynchronize());
+  wait_for_gpu();
 }
 
 void* gpu_allocate(std::size_t bytes) {
@@ -131,7 +144,12 @@ void gpu_free(void* data) noexcept {
     l.now -= static_cast<std::int64_t>(found->second);
     l.sizes.erase(found);
   }
-  cudaFree(data);  // waits for the GPU; an error of earlier work shows in the next check
+  // It waits for the GPU; an error of earlier work shows in the next check.
+  try {
+    wait_for_gpu();
+  } catch (const Error&) {
+  }
+  cudaFree(data);
 }
 
 std::int64_t gpu_allocated_bytes() {
@@ -157,9 +175,13 @@ void pinned_free(void* data) noexcept {
 }
 
 void gpu_copy(void* to, const void* from, std::size_t bytes) {
-  PG_CUDA(cudaDeviceSynchronize());
+  wait_for_gpu();
   PG_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
   PG_CUDA(cudaDeviceSynchronize());  // between two places on the GPU a copy returns early
+}
+
+void gpu_copy_on(GpuStream stream, void* to, const void* from, std::size_t bytes) {
+  PG_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
 }
 
 }  // namespace pg::comm

@@ -42,5 +42,8 @@ void pinned_free(void* /*data*/) noexcept {}
 void gpu_copy(void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) {
   no_gpu();
 }
+void gpu_copy_on(GpuStream /*stream*/, void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) {
+  no_gpu();
+}
 
 }  // namespace pg::comm

@@ -482,11 +482,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   }
   const auto run = [&]<class Acc>() {
     const Acc one = *static_cast<const Acc*>(alpha), old = *static_cast<const Acc*>(beta);
-    return enqueue(stream, [=] { multiply<Acc>(p, *algorithm, one, a, b, old, c, d); });
+    return enqueue(stream, [=, chosen = *algorithm] {
+      multiply<Acc>(p, chosen, one, a, b, old, c, d);
+      spend(chosen.milliseconds);
+    });
   };
   const auto status =
       p.desc.scale == CUDA_R_64F ? run.operator()<double>() : run.operator()<float>();
-  spend(algorithm->milliseconds);
   return status == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 

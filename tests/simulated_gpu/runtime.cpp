@@ -1,24 +1,17 @@
-// The part of CUDA's runtime that the product calls, over the simulated GPU: one device of a
-// Hopper's limits. Work on streams runs as it is issued.
+// The part of CUDA's runtime that the product calls, over the simulated GPU: devices
+// (PG_SIMULATED_GPUS of them, by default one) of a Hopper's limits. A process uses one of them.
 #include <cuda_runtime.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
-#include <exception>
+#include <functional>
 #include <map>
-#include <set>
 #include <string>
 
 #include "tests/simulated_gpu/grid.h"
 #include "tests/simulated_gpu/memory.h"
 #include "tests/simulated_gpu/streams.h"
-
-struct CUstream_st {
-  int number = 0;
-};
-struct CUevent_st {
-  double milliseconds = 0.0;
-};
 
 namespace pg::simulated {
 
@@ -31,25 +24,14 @@ std::map<const void*, int>& shared_limits() {
   return limits;
 }
 
-double clock_milliseconds = 0.0;
-
 thread_local cudaError_t last_error = cudaSuccess;
+int current_device = 0;
+
+}  // namespace
 
 cudaError_t result(cudaError_t status) {
   if (status != cudaSuccess) last_error = status;
   return status;
-}
-
-}  // namespace
-
-void spend(double milliseconds) {
-  clock_milliseconds += milliseconds;
-}
-
-cudaError_t enqueue(cudaStream_t /*stream*/, std::function<void()> work) {
-  const MemoryAccess access;
-  work();
-  return cudaSuccess;
 }
 
 cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
@@ -113,16 +95,25 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaSetDevice(int device) {
   int count = 0;
   cudaGetDeviceCount(&count);
-  return result(device >= 0 && device < count ? cudaSuccess : cudaErrorInvalidDevice);
+  if (device < 0 || device >= count) return result(cudaErrorInvalidDevice);
+  current_device = device;
+  const char* order = std::getenv("PG_SIMULATED_ORDER");
+  choose_order(order == nullptr ? 1 : static_cast<unsigned>(std::atoi(order)));
+  return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::memset(properties, 0, sizeof(*properties));
   std::strncpy(properties->name, "simulated GPU", sizeof(properties->name) - 1);
-  properties->uuid.bytes[0] = static_cast<char>(device);
+  // The same for all processes of a host: they share its GPUs.
+  char host[256] = "";
+  gethostname(host, sizeof(host) - 1);
+  const auto hash = std::hash<std::string>()(host);
+  std::memcpy(properties->uuid.bytes, &hash, sizeof(hash));
+  properties->uuid.bytes[sizeof(hash)] = static_cast<char>(device);
   properties->major = 9;
   properties->multiProcessorCount = 2;
   properties->totalGlobalMem = std::size_t{16} << 30;
@@ -140,9 +131,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*d
       return result(cudaErrorInvalidValue);
   }
 }
-cudaError_t cudaDeviceSynchronize() {
-  return cudaSuccess;
-}
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *free = *total = std::size_t{16} << 30;
   return cudaSuccess;
@@ -154,90 +142,9 @@ cudaError_t cudaMalloc(void** data, std::size_t bytes) {
 }
 cudaError_t cudaFree(void* data) {
   if (data == nullptr) return cudaSuccess;
+  cudaDeviceSynchronize();
   return result(device_free(data) ? cudaSuccess : cudaErrorInvalidValue);
 }
-cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
-  *data = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-  if (*data != nullptr) std::memset(*data, 0xFF, bytes);
-  return result(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
-}
-cudaError_t cudaFreeHost(void* data) {
-  std::free(data);
-  return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind /*kind*/,
-                            cudaStream_t stream) {
-  return enqueue(stream, [=] { std::memmove(to, from, bytes); });
-}
-cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-  cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-  return cudaDeviceSynchronize();
-}
-cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
-                              std::size_t from_pitch, std::size_t width, std::size_t height,
-                              cudaMemcpyKind /*kind*/, cudaStream_t stream) {
-  return enqueue(stream, [=] {
-    for (std::size_t row = 0; row < height; ++row) {
-      std::memmove(static_cast<char*>(to) + row * to_pitch,
-                   static_cast<const char*>(from) + row * from_pitch, width);
-    }
-  });
-}
-cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t stream) {
-  return enqueue(stream, [=] { std::memset(data, value, bytes); });
-}
-cudaError_t cudaMemset(void* data, int value, std::size_t bytes) {
-  cudaMemsetAsync(data, value, bytes, nullptr);
-  return cudaDeviceSynchronize();
-}
-cudaError_t cudaMemset2DAsync(void* data, std::size_t pitch, int value, std::size_t width,
-                              std::size_t height, cudaStream_t stream) {
-  return enqueue(stream, [=] {
-    for (std::size_t row = 0; row < height; ++row) {
-      std::memset(static_cast<char*>(data) + row * pitch, value, width);
-    }
-  });
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
-  *stream = new CUstream_st;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t /*stream*/) {
-  return cudaSuccess;
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t /*stream*/, cudaEvent_t /*event*/,
-                                unsigned /*flags*/) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned /*flags*/) {
-  *event = new CUevent_st;
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t /*stream*/) {
-  event->milliseconds = clock_milliseconds;
-  return cudaSuccess;
-}
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  *milliseconds = static_cast<float>(end->milliseconds - begin->milliseconds);
-  return cudaSuccess;
-}
-cudaError_t cudaEventQuery(cudaEvent_t /*event*/) {
-  return cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t /*event*/) {
-  return cudaSuccess;
-}
-
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
     if (value < 0 || static_cast<std::size_t>(value) > kMostShared) {

@@ -1,0 +1,59 @@
+#include "comm/cuda/gpu_watch.h"
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "comm/cuda/cuda_check.h"
+
+namespace pg::comm {
+
+namespace {
+
+// Of this process, in the order they were made. One thread talks to the GPU.
+std::vector<Watched*>& all_watched() {
+  static std::vector<Watched*> all;
+  return all;
+}
+
+bool idle(const Watched& watched) {
+  const auto status = cudaStreamQuery(watched.stream());
+  if (status == cudaErrorNotReady) return false;
+  cuda_check(status, "cudaStreamQuery");
+  return true;
+}
+
+}  // namespace
+
+Watched::Watched() {
+  all_watched().push_back(this);
+}
+
+Watched::~Watched() {
+  std::erase(all_watched(), this);
+}
+
+void check_watched() {
+  try {
+    for (auto* const watched : all_watched()) watched->check();
+  } catch (const Error&) {
+    for (auto* const watched : all_watched()) watched->abort();
+    throw;
+  }
+}
+
+void wait_for(Watched& watched) {
+  while (!idle(watched)) {
+    check_watched();
+    std::this_thread::yield();
+  }
+  check_watched();
+}
+
+// Only what is watched can last for ever: the rest ends once that has.
+void wait_for_gpu() {
+  for (auto* const watched : all_watched()) wait_for(*watched);
+  PG_CUDA(cudaDeviceSynchronize());
+}
+
+}  // namespace pg::comm

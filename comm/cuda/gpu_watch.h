@@ -1,0 +1,35 @@
+// How the host waits for the GPU when some of its work needs other ranks: such work can fail, or
+// last for ever, and CUDA knows nothing of it. Whoever issues it (NCCL's communicators) is watched
+// here, and every wait of the host looks at all that is watched.
+#pragma once
+
+#include "comm/gpu.h"
+
+namespace pg::comm {
+
+class Watched {
+ public:
+  Watched(const Watched&) = delete;
+  Watched& operator=(const Watched&) = delete;
+
+  // Error(kComm) once it has failed.
+  virtual void check() = 0;
+  // Ends what is in flight, on the GPU too, without waiting for other ranks; check() then throws.
+  virtual void abort() noexcept = 0;
+  virtual GpuStream stream() const = 0;  // where its work is
+
+ protected:
+  Watched();
+  virtual ~Watched();
+};
+
+// The host waits for all that was issued on the GPU, or on `watched`'s stream. Error(kComm) when
+// anything that is watched fails; everything watched is aborted first, so that nothing on the GPU
+// waits for other ranks any longer.
+void wait_for_gpu();
+void wait_for(Watched& watched);
+
+// Throws what check() of anything watched throws, after it aborted everything.
+void check_watched();
+
+}  // namespace pg::comm
