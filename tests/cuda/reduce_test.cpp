@@ -24,7 +24,9 @@ TEST(CudaReduce, sum_adds_to_the_total) {
         both.cpu->sum(total.host(), x.host().slice(0, at, n));
         both.cuda->sum(total.device(), x.device().slice(0, at, n));
         EXPECT_NEAR(total.from_device()[0], total.at_host(0), bound(n + 2, magnitudes));
-        if (n == 0) EXPECT_EQ(total.from_device()[0], 5.0);
+        if (n == 0) {
+          EXPECT_EQ(total.from_device()[0], 5.0);
+        }
       }
     }
   }

@@ -33,7 +33,9 @@ TEST(CudaRope, turns_as_the_cpu_and_back) {
           EXPECT_LE(deviation(x), angle_tolerance(type, static_cast<double>(furthest)));
           // The next turn starts from the same numbers on both sides.
           x.upload();
-          if (furthest > 0 && s.n > 1) EXPECT_FALSE(same_bits(before, first));
+          if (furthest > 0 && s.n > 1) {
+            EXPECT_FALSE(same_bits(before, first));
+          }
         }
       }
     }
