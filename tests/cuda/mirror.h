@@ -155,9 +155,9 @@ inline double deviation(const Mirror& x) {
   for (std::int64_t i = 0; i < x.elements(); ++i) {
     const double a = x.at_host(i), b = gpu[static_cast<std::size_t>(i)];
     if (std::isnan(a) != std::isnan(b)) return INFINITY;
-    if (std::isnan(a) || a == b) continue;
-    difference += (a - b) * (a - b);
-    size += a * a;
+    if (std::isnan(a)) continue;
+    if (a != b) difference += (a - b) * (a - b);
+    if (std::isfinite(a)) size += a * a;
   }
   return difference == 0.0 ? 0.0 : std::sqrt(difference / size);
 }

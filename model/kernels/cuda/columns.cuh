@@ -7,15 +7,13 @@
 
 namespace pg::model::cuda {
 
-// to[c] += the sum over rows of from[r * stride + c], c < width; columns from `split` on go to
-// behind[c - split].
+// to[k][c] += the sum over rows of from[k][r * stride + c], c < width, for both k or only the
+// first.
 template <class A>
 struct ColumnSums {
-  const A* from;
+  const A* from[2];
+  A* to[2];  // the second may be null
   std::int64_t rows, width, stride;
-  A* to;
-  std::int64_t split;
-  A* behind;
 };
 
 inline constexpr int kColumnWarps = 32;
@@ -24,24 +22,26 @@ template <class A>
 __global__ void __launch_bounds__(32 * kColumnWarps) add_column_sums(ColumnSums<A> sums) {
   __shared__ A partial[kColumnWarps][kWarp];
   const std::int64_t c = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
+  const A* const from = blockIdx.y == 0 ? sums.from[0] : sums.from[1];
+  A* const to = blockIdx.y == 0 ? sums.to[0] : sums.to[1];
   A sum{};
   if (c < sums.width) {
 #pragma unroll 4
     for (std::int64_t r = threadIdx.y; r < sums.rows; r += kColumnWarps) {
-      sum += sums.from[r * sums.stride + c];
+      sum += from[r * sums.stride + c];
     }
   }
   partial[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y != 0 || c >= sums.width) return;
   for (int warp = 1; warp < kColumnWarps; ++warp) sum += partial[warp][threadIdx.x];
-  A& total = c < sums.split ? sums.to[c] : sums.behind[c - sums.split];
-  total += sum;
+  to[c] += sum;
 }
 
 template <class A>
 void run_column_sums(const char* name, cudaStream_t stream, const ColumnSums<A>& sums) {
-  launch(name, add_column_sums<A>, dim3(blocks_of(ceil_div(sums.width, kWarp))),
+  launch(name, add_column_sums<A>,
+         dim3(blocks_of(ceil_div(sums.width, kWarp)), sums.to[1] == nullptr ? 1 : 2),
          dim3(kWarp, kColumnWarps), 0, stream, sums);
 }
 

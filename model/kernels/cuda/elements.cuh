@@ -73,7 +73,7 @@ __device__ __forceinline__ Pack<T> load_pack(const T* from) {
 }
 template <class T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
-  *reinterpret_cast<Pack<T>*>(to) = pack;
+  store_words(to, std::bit_cast<Words>(pack));
 }
 // The same for values that stay in registers while other work goes on: bf16 elements of a Pack
 // would take a register each.

@@ -81,8 +81,13 @@ struct alignas(16) Words {
 __device__ __forceinline__ Words load_words(const void* from) {
   return *static_cast<const Words*>(from);
 }
+// Spelled out: beside a path for single elements the compiler would cut it into four.
 __device__ __forceinline__ void store_words(void* to, const Words& words) {
-  *static_cast<Words*>(to) = words;
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(to)), "r"(words.at[0]), "r"(words.at[1]),
+                 "r"(words.at[2]), "r"(words.at[3])
+               : "memory");
 }
 
 // The bits of pg::bf16(x), except that every NaN becomes 0x7FFF (pg::bf16 keeps a NaN's sign and

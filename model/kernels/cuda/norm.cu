@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(1024) norm_forward_rows(Forward<T> f) {
 //   dr += (h - mean(h) - z mean(h z)) / std   (RMSNorm: without mean(h))
 //   dgamma += sum over rows of dy z,  dbeta += sum over rows of dy.
 // A block takes group_rows rows one after the other and leaves its sums in one row of `partial`:
-// [width] of dgamma, then [width] of dbeta if there is one.
+// [pitch] of dgamma, then [pitch] of dbeta if there is one; pitch is width in whole packs.
 template <class T>
 struct Backward {
   Rows<T> dr;
@@ -171,10 +171,23 @@ struct Backward {
   Rows<acc_t<T>> stats;
   const T* gamma;
   acc_t<T>* partial;
-  std::int64_t rows, group_rows, partial_width;
-  int width;
+  std::int64_t rows, group_rows, partial_stride;
+  int width, pitch;
   bool has_beta;
 };
+
+// Whole 16 bytes, at a multiple of them.
+template <class A, int kCount>
+__device__ __forceinline__ void store_sums(A* to, const A (&sums)[kCount]) {
+  constexpr int kWhole = 16 / sizeof(A);
+#pragma unroll
+  for (int i = 0; i < kCount; i += kWhole) {
+    Held<A> held;
+#pragma unroll
+    for (int e = 0; e < kWhole; ++e) held.at[e] = sums[i + e];
+    store_held<true>(to + i, held, kWhole);
+  }
+}
 
 template <class T, bool kCentred, bool kAligned, int kHeld>
 __global__ void __launch_bounds__(kBackwardThreads) norm_backward_rows(Backward<T> b) {
@@ -185,7 +198,7 @@ __global__ void __launch_bounds__(kBackwardThreads) norm_backward_rows(Backward<
   __shared__ A warps_sums[2][kHeld * kPack * kWarp];  // of the rows of a block, each of one warp
   const std::int64_t begin = blockIdx.x * b.group_rows;
   const std::int64_t end = begin + b.group_rows < b.rows ? begin + b.group_rows : b.rows;
-  A* const own = b.partial + blockIdx.x * b.partial_width;
+  A* const own = b.partial + blockIdx.x * b.partial_stride;
 
   A dgamma[kHeld][kPack] = {}, dbeta[kHeld][kPack] = {};
   Held<T> gamma[kHeld] = {};
@@ -225,7 +238,7 @@ __global__ void __launch_bounds__(kBackwardThreads) norm_backward_rows(Backward<
           A& to_gamma = own[at + e];
           to_gamma = std::fma(d, z, row == begin ? A{0} : to_gamma);
           if (b.has_beta) {
-            A& to_beta = own[b.width + at + e];
+            A& to_beta = own[b.pitch + at + e];
             to_beta = (row == begin ? A{0} : to_beta) + d;
           }
         }
@@ -253,25 +266,23 @@ __global__ void __launch_bounds__(kBackwardThreads) norm_backward_rows(Backward<
 
   // The warps of a block add in their order; the last one has the sums of all.
   for (unsigned warp = 0; warp < blockDim.y; ++warp) {
-    const bool first = warp == 0, last = warp + 1 == blockDim.y;
+    const bool last = warp + 1 == blockDim.y;
     if (threadIdx.y == warp) {
-      for_packs<T, kHeld>(b.width, [&](int slot, int at, int n) {
+      for_packs<T, kHeld>(b.width, [&](int slot, int at, int /*n*/) {
         if (slot == kHeld) return;
 #pragma unroll
-        for (int e = 0; e < kPack; ++e) {
-          if (e >= n) continue;
-          A to_gamma = dgamma[slot][e], to_beta = dbeta[slot][e];
-          if (!first) {
-            to_gamma += warps_sums[0][at + e];
-            to_beta += warps_sums[1][at + e];
-          }
-          if (last) {
-            own[at + e] = to_gamma;
-            if (b.has_beta) own[b.width + at + e] = to_beta;
-          } else {
-            warps_sums[0][at + e] = to_gamma;
-            warps_sums[1][at + e] = to_beta;
-          }
+        for (int e = 0; e < kPack && warp > 0; ++e) {
+          dgamma[slot][e] += warps_sums[0][at + e];
+          dbeta[slot][e] += warps_sums[1][at + e];
+        }
+#pragma unroll
+        for (int e = 0; e < kPack && !last; ++e) {
+          warps_sums[0][at + e] = dgamma[slot][e];
+          warps_sums[1][at + e] = dbeta[slot][e];
+        }
+        if (last) {
+          store_sums(own + at, dgamma[slot]);
+          if (b.has_beta) store_sums(own + b.pitch + at, dbeta[slot]);
         }
       });
     }
@@ -366,12 +377,22 @@ void CudaKernels::norm_backward(NormKind kind, TensorView dr, TensorView dgamma,
     const std::int64_t most_groups = 132 * std::clamp(1024 / threads, 2, 8);
     const std::int64_t group_rows = std::max<std::int64_t>(8, ceil_div(rows, most_groups));
     const std::int64_t groups = ceil_div(rows, group_rows);
-    const std::int64_t partial_width = dbeta.empty() ? width : 2 * width;
+    const std::int64_t pitch = packs * Pack<T>::kSize;
+    const std::int64_t partial_stride = dbeta.empty() ? pitch : 2 * pitch;
     auto* const partial = static_cast<A*>(
-        workspace_.take(static_cast<std::size_t>(groups * partial_width) * sizeof(A)));
-    const Backward<T> backward{
-        Rows<T>(dr), Rows<T>(dy), Rows<T>(r),    Rows<A>(stats),          gamma.data<T>(), partial,
-        rows,        group_rows,  partial_width, static_cast<int>(width), !dbeta.empty()};
+        workspace_.take(static_cast<std::size_t>(groups * partial_stride) * sizeof(A)));
+    const Backward<T> backward{Rows<T>(dr),
+                               Rows<T>(dy),
+                               Rows<T>(r),
+                               Rows<A>(stats),
+                               gamma.data<T>(),
+                               partial,
+                               rows,
+                               group_rows,
+                               partial_stride,
+                               static_cast<int>(width),
+                               static_cast<int>(pitch),
+                               !dbeta.empty()};
     const auto run = [&]<bool kCentred, bool kAligned>() {
       const auto kernel = wide ? norm_backward_rows<T, kCentred, kAligned, 4>
                                : norm_backward_rows<T, kCentred, kAligned, 2>;
@@ -385,8 +406,11 @@ void CudaKernels::norm_backward(NormKind kind, TensorView dr, TensorView dgamma,
       aligned ? run.template operator()<false, true>() : run.template operator()<false, false>();
     }
     run_column_sums<A>("norm_backward sums", stream_,
-                       {partial, groups, partial_width, partial_width, dgamma.data<A>(), width,
-                        dbeta.empty() ? nullptr : dbeta.data<A>()});
+                       {{partial, partial + pitch},
+                        {dgamma.data<A>(), dbeta.empty() ? nullptr : dbeta.data<A>()},
+                        groups,
+                        width,
+                        partial_stride});
   });
 }
 
