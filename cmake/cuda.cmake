@@ -64,6 +64,9 @@ if(PG_CUDNN STREQUAL "AUTO" OR PG_CUDNN)
   if(NOT CUDNN_LIBRARY OR pg_cudnn_major LESS 9)
     string(APPEND pg_cudnn_missing "  cuDNN 9 or later: load its module, or set CUDNN_ROOT\n")
   endif()
+  if(pg_cuda_found AND NOT TARGET CUDA::nvrtc)
+    string(APPEND pg_cudnn_missing "  NVRTC, which cuDNN's frontend calls: part of the CUDA Toolkit\n")
+  endif()
   # The Python package nvidia-cudnn-frontend carries the headers: installed for Python itself, or
   # by scripts/install-deps.sh in build/.
   find_path(CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h HINTS ${CUDNN_FRONTEND_DIR}
@@ -123,7 +126,7 @@ if(pg_cuda_found)
   if(pg_cudnn_found)
     target_include_directories(pg_cuda SYSTEM PRIVATE ${CUDNN_INCLUDE_DIR}
       ${CUDNN_FRONTEND_INCLUDE_DIR})
-    target_link_libraries(pg_cuda PUBLIC ${CUDNN_LIBRARY})
+    target_link_libraries(pg_cuda PUBLIC ${CUDNN_LIBRARY} CUDA::nvrtc)
   endif()
   add_library(pg_gpu ALIAS pg_cuda)
 else()

@@ -247,6 +247,25 @@ TEST(CudaAttention, wide_outputs_added_gradients_and_strides) {
   }
 }
 
+TEST(CudaAttention, any_scale) {
+  Backends both;
+  for (const auto type : kComputeTypes) {
+    for (const double scale : {-0.2, 0.0, 0.7}) {
+      const Case c{1, 40, 40, 2, 1, 16};
+      Operands x(type, c);
+      x.host.scale = x.device.scale = scale;
+      forward(both, x);
+      EXPECT_LE(error_of(x.o.memory, c), bound(type, c)) << scale;
+      EXPECT_LE(error_of(x.lse, c), bound(type, c)) << scale;
+      x.o.memory.upload(), x.lse.upload();
+      backward(both, x, false);
+      for (const auto* g : {&x.dq, &x.dk, &x.dv}) {
+        EXPECT_LE(error_of(g->memory, c), bound(type, c)) << scale;
+      }
+    }
+  }
+}
+
 TEST(CudaAttention, bits_do_not_depend_on_alignment) {
   Backends both;
   for (const auto type : kComputeTypes) {

@@ -54,7 +54,7 @@ void expect_taken(CudnnAttention& cudnn, const Shape& s, bool packed) {
 }
 
 TEST(CudnnGraphs, take_the_shapes_of_the_benchmarks_on_an_h100) {
-  const auto cudnn = CudnnAttention::for_gpu_of(kH100);
+  const auto cudnn = CudnnAttention::for_gpu_of(kH100, 90);
   for (const bool packed : {false, true}) {
     expect_taken(*cudnn, {1, 8192, 32, 8, 128, 0}, packed);
     expect_taken(*cudnn, {8, 1024, 12, 12, 64, 0}, packed);
@@ -63,7 +63,7 @@ TEST(CudnnGraphs, take_the_shapes_of_the_benchmarks_on_an_h100) {
 }
 
 TEST(CudnnGraphs, take_windows_and_odd_lengths) {
-  const auto cudnn = CudnnAttention::for_gpu_of(kH100);
+  const auto cudnn = CudnnAttention::for_gpu_of(kH100, 90);
   expect_taken(*cudnn, {1, 8192, 32, 8, 128, 1024}, true);
   expect_taken(*cudnn, {2, 1001, 8, 2, 96, 0}, true);
 }

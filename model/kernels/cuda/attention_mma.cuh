@@ -35,7 +35,7 @@ __device__ __forceinline__ void load_rows(bf16* to, Rows<bf16> rows, int first, 
                                           int size) {
   constexpr int kPacks = kDepth / 8;
   if (rows.packs) {
-#pragma unroll 4
+#pragma unroll 2
     for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kThreads) {
       const int r = i / kPacks, c = i % kPacks * 8;
       const bool valid = there.holds(first + r) && c < size;

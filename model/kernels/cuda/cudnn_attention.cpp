@@ -116,8 +116,9 @@ Key key_of(const BackwardOperands& call) {
 
 class Cudnn final : public CudnnAttention {
  public:
-  Cudnn(cudnnHandle_t handle, std::shared_ptr<const fe::DeviceProperties> gpu)
-      : handle_(handle), gpu_(std::move(gpu)) {}
+  explicit Cudnn(cudnnHandle_t handle) : handle_(handle) {}
+  Cudnn(std::shared_ptr<const fe::DeviceProperties> gpu, int capability)
+      : gpu_(std::move(gpu)), capability_(capability) {}
   Cudnn(const Cudnn&) = delete;
   Cudnn& operator=(const Cudnn&) = delete;
   ~Cudnn() override {
@@ -170,7 +171,7 @@ class Cudnn final : public CudnnAttention {
     if (!is_new) return built;
     built.graph = graph_of(call);
     auto& graph = *built.graph;
-    if (handle_ == nullptr) graph.set_device_properties(gpu_);
+    if (handle_ == nullptr) graph.set_device_properties(gpu_).set_sm_version(capability_);
     const std::vector<fe::HeurMode_t> modes{fe::HeurMode_t::A};
     auto status = handle_ == nullptr ? graph.build(modes) : graph.build(handle_, modes);
     std::int64_t bytes = 0;
@@ -199,6 +200,7 @@ class Cudnn final : public CudnnAttention {
 
   cudnnHandle_t handle_ = nullptr;  // null: of a GPU that is only described
   std::shared_ptr<const fe::DeviceProperties> gpu_;
+  int capability_ = 0;
   std::map<Key, Built> graphs_;
 };
 
@@ -207,16 +209,17 @@ class Cudnn final : public CudnnAttention {
 std::unique_ptr<CudnnAttention> CudnnAttention::make(comm::Gpu& gpu) {
   cudnnHandle_t handle = nullptr;
   if (cudnnCreate(&handle) != CUDNN_STATUS_SUCCESS) return nullptr;
-  auto cudnn = std::make_unique<Cudnn>(handle, nullptr);
+  auto cudnn = std::make_unique<Cudnn>(handle);
   if (cudnnSetStream(handle, gpu.compute()) != CUDNN_STATUS_SUCCESS) return nullptr;
   return cudnn;
 }
 
-std::unique_ptr<CudnnAttention> CudnnAttention::for_gpu_of(const std::string& description) {
+std::unique_ptr<CudnnAttention> CudnnAttention::for_gpu_of(const std::string& description,
+                                                           int capability) {
   auto gpu = std::make_shared<fe::DeviceProperties>();
   auto status = gpu->deserialize({description.begin(), description.end()});
   PG_ASSERT(status.is_good(), "{}: {}", description, status.get_message());
-  return std::make_unique<Cudnn>(nullptr, gpu);
+  return std::make_unique<Cudnn>(gpu, capability);
 }
 
 }  // namespace pg::model::cuda

@@ -14,9 +14,9 @@ class CudnnAttention {
  public:
   // Null where this build, the library or the GPU has none.
   static std::unique_ptr<CudnnAttention> make(comm::Gpu& gpu);
-  // For a GPU that need not be there, described in cuDNN's JSON: it can be asked what it refuses,
-  // but computes nothing. Error(kBug) in a build without cuDNN.
-  static std::unique_ptr<CudnnAttention> for_gpu_of(const std::string& description);
+  // For a GPU that need not be there, described in cuDNN's JSON, and its compute capability (90):
+  // it can be asked what it refuses, but computes nothing. Error(kBug) in a build without cuDNN.
+  static std::unique_ptr<CudnnAttention> for_gpu_of(const std::string& description, int capability);
   virtual ~CudnnAttention() = default;
 
   virtual std::string version() const = 0;  // "9.19.0"

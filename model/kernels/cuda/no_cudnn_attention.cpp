@@ -7,7 +7,8 @@ std::unique_ptr<CudnnAttention> CudnnAttention::make(comm::Gpu& /*gpu*/) {
   return nullptr;
 }
 
-std::unique_ptr<CudnnAttention> CudnnAttention::for_gpu_of(const std::string& /*description*/) {
+std::unique_ptr<CudnnAttention> CudnnAttention::for_gpu_of(const std::string& /*description*/,
+                                                           int /*capability*/) {
   throw fail(ExitCode::kBug, "bug: cuDNN asked for in a build without it");
 }
 
