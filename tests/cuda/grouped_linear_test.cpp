@@ -8,6 +8,13 @@ namespace {
 const std::vector<std::vector<std::int64_t>> kSplits = {
     {0, 0}, {0, 1}, {0, 0, 5, 5, 37, 70, 71, 71}, {0, 64, 64, 193}, {0, 3, 20}};
 
+// More groups than one kernel sums the columns of.
+std::vector<std::int64_t> many_groups() {
+  std::vector<std::int64_t> begin = {0};
+  for (std::int64_t g = 0; g < 70; ++g) begin.push_back(begin.back() + g % 3);
+  return begin;
+}
+
 struct Weights {
   std::vector<std::unique_ptr<Mirror>> all;
   std::vector<TensorView> host, device;
@@ -35,7 +42,9 @@ TEST(CudaGroupedLinear, whole_numbers_come_out_exactly) {
   Backends both;
   for (const auto type : kComputeTypes) {
     const auto sum_type = accumulator_of(type);
-    for (const auto& begin : kSplits) {
+    auto splits = kSplits;
+    splits.push_back(many_groups());
+    for (const auto& begin : splits) {
       for (const auto& [in, out, padding] :
            {std::array<std::int64_t, 3>{1, 1, 0}, {40, 24, 0}, {40, 24, 8}, {33, 65, 3}}) {
         const auto rows = begin.back();

@@ -106,6 +106,35 @@ TEST(CudaMatmulChoice, one_choice_for_each_kind) {
   EXPECT_EQ(lines(matmul.choices_text()), 3 + 4);
 }
 
+// Otherwise layers would run in two steps, and nobody would see it.
+TEST(CudaMatmulChoice, the_library_takes_the_epilogues) {
+  Case c;
+  CudaMatmul matmul(c.gpu);
+  Mirror y(DType::kBF16, {64, 48}), h(DType::kBF16, {64, 48}), bias(DType::kBF16, {48});
+  Mirror wide_bias(DType::kF32, {48});
+  h.normal("h"), bias.normal("bias"), wide_bias.normal("bias");
+  auto product = c.product();
+  product.bias = wide_bias.device();
+  c.run(matmul, product);
+  product.c = y.device(), product.bias = bias.device();
+  c.run(matmul, product);
+  product.aux = h.device(), product.gelu = cuda::Gelu::kForward;
+  c.run(matmul, product);
+  product.bias = {};
+  c.run(matmul, product);
+  product.gelu = cuda::Gelu::kBackward;
+  c.run(matmul, product);
+  for (const auto type : {DType::kF32, DType::kF64}) {
+    Mirror a(type, {64, 16}), b(type, {48, 16}), sum(type, {64, 48}), add(type, {48});
+    a.normal("a"), b.normal("b"), add.normal("add");
+    c.run(matmul, {.c = sum.device(),
+                   .a = a.device(),
+                   .b = b.device(),
+                   .bias = add.device(),
+                   .transpose_b = true});
+  }
+}
+
 TEST(CudaMatmulChoice, choices_of_another_gpu_or_library_are_refused) {
   Case c;
   CudaMatmul first(c.gpu);

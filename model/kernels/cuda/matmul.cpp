@@ -159,7 +159,11 @@ struct CudaMatmul::Impl {
         handle.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.c.get(), plan.c.get(), made,
         static_cast<int>(results.size()), results.data(), &found);
     if (varies) plan.fit(MatmulSizes(product), product);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED) return {};
+    const bool epilogue = !product.bias.empty() || product.gelu != Gelu::kNone;
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
+        (status == CUBLAS_STATUS_INVALID_VALUE && epilogue)) {
+      return {};  // (Which of the two refuses an epilogue is not documented.)
+    }
     cublas_check(status, "cublasLtMatmulAlgoGetHeuristic", product);
     std::vector<cublasLtMatmulAlgo_t> fitting;
     for (const auto& result : std::span(results).first(static_cast<std::size_t>(found))) {
