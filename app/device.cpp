@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "comm/agree.h"
+#include "comm/gpu_choice.h"
 #include "comm/group.h"
 #include "comm/mpi_session.h"
 
@@ -31,11 +32,11 @@ std::unique_ptr<comm::Gpu> open_gpu(const Deck& deck, const comm::Communicator& 
                             asked ? ", or \"auto\", which takes GPUs where there are any" : ""),
                 world.size());
   }
-  const auto node = comm::make_mpi_group(world.split_by_host(), "node");
+  const auto node = world.split_by_host();
   std::unique_ptr<comm::Gpu> gpu;
   comm::together(*all, [&] {
-    // A batch system that binds each rank to its own GPU shows one to each.
-    gpu = std::make_unique<comm::Gpu>(node->rank() % comm::gpu_count());
+    const auto choice = comm::choose_gpu(comm::gpu_count(), node.rank(), node.size());
+    gpu = std::make_unique<comm::Gpu>(choice.ordinal);
   });
   return gpu;
 }

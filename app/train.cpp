@@ -70,6 +70,7 @@ class Run {
     find_resume();
     // 2. Memory, data, model; that this processor has the precision's products, it shows at once.
     Trainer trainer(deck_, grid_);
+    take_choices(trainer.kernels());
     comm::together(world(), [&] {
       matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
     });
@@ -134,6 +135,39 @@ class Run {
     }
   }
 
+  // What the GPU's library chose in the slice before, or in the run that is resumed: each rank
+  // takes its own, ranks of a larger grid those of rank 0.
+  void take_choices(model::Kernels& kernels) {
+    if (gpu_ == nullptr) return;
+    std::vector<std::string> texts;
+    if (root()) {
+      // RUN/checkpoints/step-N
+      const std::filesystem::path from(resume_from_);
+      texts = folder_.read_choices();
+      if (texts.empty() && from.has_parent_path()) {
+        texts = io::RunFolder(from.parent_path().parent_path()).read_choices();
+      }
+    }
+    const auto count =
+        comm::all_reduce(world(), static_cast<std::int64_t>(texts.size()), comm::ReduceOp::kMax);
+    const auto mine = to_int(grid_.rank()) < count ? to_int(grid_.rank()) : 0;
+    std::string note;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto text =
+          comm::broadcast(world(), root() ? texts[static_cast<std::size_t>(i)] : "", 0);
+      if (i == mine) note = kernels.set_choices(text);
+    }
+    if (!note.empty()) say(fmt::format("note: choices.json: {}\n", note));
+  }
+
+  void keep_choices(Trainer& trainer) {
+    if (gpu_ == nullptr) return;
+    const auto texts = comm::all_gather(world(), trainer.kernels().choices_text());
+    comm::together(world(), [&] {
+      if (root()) folder_.write_choices(texts);
+    });
+  }
+
   // Right after this the run counts as begun: its deck and first record are there.
   void prepare_folder(Trainer& trainer) {
     const auto records = trainer.records();
@@ -170,7 +204,11 @@ class Run {
   void print_banner(Trainer& trainer) {
     Banner banner{
         .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
-    if (gpu_ != nullptr) banner.gpus = comm::all_gather(world(), gpu_line(gpu_->info()));
+    if (gpu_ != nullptr) {
+      banner.gpus = comm::all_gather(world(), gpu_line(gpu_->info()));
+      banner.transport = world().size() > 1 ? grid_.transport() : "";
+      banner.attention = trainer.attention_choice();
+    }
     if (!root()) return;
     banner.threads = static_cast<int>(deck_.run.threads);
     banner.tensor_ranks_share_host = grid_.tensor_ranks_share_host();
@@ -268,6 +306,7 @@ class Run {
         "\"threads\": {}, \"seed\": {}, \"unix_time\": {}}}",
         PG_VERSION, io::json_string(grid_.shape().text()), world().size(),
         io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr));
+    keep_choices(trainer);
     const auto records = trainer.records_to_save();
     const auto path =
         io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);

@@ -184,6 +184,24 @@ EvalResult Trainer::evaluate() {
   return result;
 }
 
+std::string Trainer::attention_choice() {
+  const auto& config = params_.layout().rank_config();
+  const auto cp = grid_.shape().size(comm::Axis::kCP);
+  model::Kernels::AttentionUse use;
+  use.type = deck_.run.precision;
+  use.sequences = deck_.train.micro_batch;
+  use.positions = deck_.train.seq;
+  use.heads = config.heads;
+  use.kv_heads = config.kv_heads;
+  use.head_dim = config.head_dim;
+  use.window = config.window;
+  use.documents = deck_.data.mask_documents;
+  use.dropout = config.dropout > 0.0;
+  auto text = kernels_->attention_choice(use);
+  if (!text.empty() && cp > 1) text += " where a rank has whole sequences";
+  return text;
+}
+
 void Trainer::set_progress(std::int64_t completed, std::int64_t next_sample) {
   completed_ = completed;
   next_sample_ = next_sample;

@@ -55,6 +55,8 @@ class Trainer {
 
   model::ParamStore& params() { return params_; }
   model::Kernels& kernels() { return *kernels_; }
+  // Which kernel computes attention, where there are several.
+  std::string attention_choice();
   // What a checkpoint holds of this rank: where a load puts it, and what a save takes.
   std::vector<comm::TensorRecord> records() const;
   std::vector<comm::TensorRecord> records_to_save();

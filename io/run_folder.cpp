@@ -48,6 +48,24 @@ void RunFolder::write_deck(const std::string& resolved) const {
   write_whole(path_ / "deck.toml", resolved);
 }
 
+void RunFolder::write_choices(const std::vector<std::string>& of_ranks) {
+  if (of_ranks == written_) return;
+  write_whole(path_ / "choices.json", nlohmann::json{{"ranks", of_ranks}}.dump(1) + "\n");
+  written_ = of_ranks;
+}
+
+std::vector<std::string> RunFolder::read_choices() const {
+  std::ifstream in(path_ / "choices.json", std::ios::binary);
+  const auto json = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("ranks") || !json["ranks"].is_array()) return {};
+  std::vector<std::string> texts;
+  for (const auto& text : json["ranks"]) {
+    if (!text.is_string()) return {};
+    texts.push_back(text.get<std::string>());
+  }
+  return texts;
+}
+
 void RunFolder::remove_exit() const {
   std::error_code error;
   fs::remove(path_ / "exit.json", error);

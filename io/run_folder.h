@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace pg::io {
 
@@ -21,6 +22,10 @@ class RunFolder {
   // Whether a run has left records or checkpoints here.
   bool holds_run() const;
   void write_deck(const std::string& resolved) const;  // Error(kSave)
+  // Which algorithms each rank's GPU library chose, so that a restart computes the same bits.
+  // choices.json: one text a rank. Nothing is written while they are as they were written last.
+  void write_choices(const std::vector<std::string>& of_ranks);  // Error(kSave)
+  std::vector<std::string> read_choices() const;  // none when there is no such file, or no good one
   // A run that goes on has not ended: what an earlier slice said must not stand for it.
   // Error(kSave).
   void remove_exit() const;
@@ -30,6 +35,7 @@ class RunFolder {
 
  private:
   std::filesystem::path path_;
+  std::vector<std::string> written_;
 };
 
 // metrics.jsonl: one JSON object a line, flushed line by line, so that a killed run keeps what it

@@ -85,7 +85,8 @@ Stream ModelChunk::run(const LayerContext& ctx, Arena& again, Saved& saved, Tens
   saved.inputs.assign(n_blocks(), {});
   for (std::size_t i = 0; i < n_blocks(); ++i) {
     const auto next = i + 1 < n_blocks() ? place_of(i + 1) : part_.head ? head_place_ : -1;
-    const comm::ProfileRange range("forward of block", part_.first_layer + static_cast<std::int64_t>(i));
+    const comm::ProfileRange range("forward of block",
+                                   part_.first_layer + static_cast<std::int64_t>(i));
     need_block(i, next, use);
     if (!full(i)) {
       stream = blocks_[i].forward(of_block(ctx, i), saved.blocks[i], stream, branch);
@@ -139,7 +140,8 @@ void ModelChunk::backward(const LayerContext& ctx, Arena& again, const Saved& sa
                           PlaceUse& use) const {
   const ArenaScope scope(ctx.scratch);
   for (std::size_t i = n_blocks(); i-- > 0;) {
-    const comm::ProfileRange range("backward of block", part_.first_layer + static_cast<std::int64_t>(i));
+    const comm::ProfileRange range("backward of block",
+                                   part_.first_layer + static_cast<std::int64_t>(i));
     need_block(i, i > 0 ? place_of(i - 1) : -1, use);
     use.begin_grads(place_of(i));
     if (experts_of(i) >= 0) use.begin_grads(experts_of(i));

@@ -16,8 +16,8 @@ std::vector<Watched*>& all_watched() {
   return all;
 }
 
-bool idle(const Watched& watched) {
-  const auto status = cudaStreamQuery(watched.stream());
+bool idle(GpuStream stream) {
+  const auto status = cudaStreamQuery(stream);
   if (status == cudaErrorNotReady) return false;
   cuda_check(status, "cudaStreamQuery");
   return true;
@@ -42,12 +42,19 @@ void check_watched() {
   }
 }
 
-void wait_for(Watched& watched) {
-  while (!idle(watched)) {
+void wait_for(GpuStream stream) {
+  if (!all_watched().empty()) {
+    while (!idle(stream)) {
+      check_watched();
+      std::this_thread::yield();
+    }
     check_watched();
-    std::this_thread::yield();
   }
-  check_watched();
+  PG_CUDA(cudaStreamSynchronize(stream));
+}
+
+void wait_for(Watched& watched) {
+  wait_for(watched.stream());
 }
 
 // Only what is watched can last for ever: the rest ends once that has.

@@ -28,6 +28,8 @@ class Watched {
 // waits for other ranks any longer.
 void wait_for_gpu();
 void wait_for(Watched& watched);
+// The same for what was issued on `stream`, which may wait for what is watched.
+void wait_for(GpuStream stream);
 
 // Throws what check() of anything watched throws, after it aborted everything.
 void check_watched();

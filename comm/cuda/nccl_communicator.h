@@ -1,6 +1,6 @@
 // One NCCL communicator with its stream: made without blocking inside NCCL, so that its errors are
-// seen while the host waits; watched in every later wait; ended in order, or aborted when the job is
-// on its way out. Only for the NCCL group.
+// seen while the host waits; watched in every later wait; ended in order, or aborted when the job
+// is on its way out. Only for the NCCL group.
 #pragma once
 
 #include <functional>

@@ -20,6 +20,8 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 
 #include "comm/gpu.h"
 #include "comm/random.h"
@@ -74,6 +76,22 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
   virtual Device device() const = 0;
+
+  // -- what a backend chooses by itself, for the run's records and its banner --------------------
+
+  // Choices made by measuring, as text that set_choices() of a later run takes over, so that it
+  // computes the same bits. Empty: there are none. set_choices returns why it took none, a note for
+  // the user, or nothing.
+  virtual std::string choices_text() const { return {}; }
+  virtual std::string set_choices(std::string_view /*text*/) { return {}; }
+  // Which of its attention kernels takes a training step's [B,T] of H query and K key heads of size
+  // D: "cuDNN 9.19.0". Empty: there is only one.
+  struct AttentionUse {
+    DType type = DType::kF32;
+    std::int64_t sequences = 0, positions = 0, heads = 0, kv_heads = 0, head_dim = 0, window = 0;
+    bool documents = false, dropout = false;
+  };
+  virtual std::string attention_choice(const AttentionUse& /*use*/) { return {}; }
 
   // -- memory ------------------------------------------------------------------------------------
   virtual void fill_zero(TensorView x) = 0;

@@ -93,8 +93,8 @@ struct State {
   int size = 0, rank = 0;
   std::vector<Member> members;
   bool blocking = true, connected = false, aborted = false, finalized = false;
-  ncclResult_t result = ncclSuccess;  // the asynchronous one
-  int polls = 0;                      // until what is in progress is done
+  ncclResult_t result = ncclSuccess;           // the asynchronous one
+  int polls = 0;                               // until what is in progress is done
   std::vector<std::function<void()>> waiting;  // operations that come onto their streams then
   cudaStream_t stream = nullptr;
   int in_flight = 0;
@@ -161,7 +161,8 @@ bool made(State& s, int creator) {
 bool share_a_gpu(const State& s) {
   for (std::size_t a = 0; a < s.members.size(); ++a) {
     for (std::size_t b = 0; b < a; ++b) {
-      if (std::memcmp(s.members[a].gpu, s.members[b].gpu, sizeof(s.members[a].gpu)) == 0) return true;
+      if (std::memcmp(s.members[a].gpu, s.members[b].gpu, sizeof(s.members[a].gpu)) == 0)
+        return true;
     }
   }
   return false;
@@ -196,8 +197,7 @@ void combine(void* into, const void* from, std::size_t count, ncclRedOp_t op) {
   }
 }
 
-void combine(void* into, const void* from, std::size_t count, ncclDataType_t type,
-             ncclRedOp_t op) {
+void combine(void* into, const void* from, std::size_t count, ncclDataType_t type, ncclRedOp_t op) {
   switch (type) {
     case ncclFloat64:
       return combine<double>(into, from, count, op);
@@ -286,8 +286,7 @@ class CollectiveWork {
       std::memcpy(bytes.data(), &header_, sizeof(Header));
       std::memcpy(bytes.data() + sizeof(Header), issued_.data(), issued_.size() * sizeof(Issued));
       bytes.insert(bytes.end(), part.begin(), part.end());
-      state_->outbox.send(std::move(bytes), state_->world_of(r),
-                          tag_of(state_->key, kCollective));
+      state_->outbox.send(std::move(bytes), state_->world_of(r), tag_of(state_->key, kCollective));
     }
   }
 
@@ -311,8 +310,8 @@ class CollectiveWork {
         }
       }
     }
-    return {bytes.begin() + static_cast<std::ptrdiff_t>(sizeof(Header) +
-                                                        issued.size() * sizeof(Issued)),
+    return {bytes.begin() +
+                static_cast<std::ptrdiff_t>(sizeof(Header) + issued.size() * sizeof(Issued)),
             bytes.end()};
   }
 
@@ -333,8 +332,7 @@ class CollectiveWork {
     }
     std::memcpy(to, part(1 % size), bytes());
     for (int step = 1; step < size; ++step) {
-      combine(to, part((1 + step) % size), header_.count,
-              static_cast<ncclDataType_t>(header_.type),
+      combine(to, part((1 + step) % size), header_.count, static_cast<ncclDataType_t>(header_.type),
               static_cast<ncclRedOp_t>(header_.reduction));
     }
   }
@@ -604,8 +602,8 @@ ncclResult_t ncclSend(const void* data, std::size_t count, ncclDataType_t type, 
                       ncclComm_t comm, cudaStream_t stream) {
   return message(comm, stream, {true, const_cast<void*>(data), count * size_of(type), peer});
 }
-ncclResult_t ncclRecv(void* data, std::size_t count, ncclDataType_t type, int peer,
-                      ncclComm_t comm, cudaStream_t stream) {
+ncclResult_t ncclRecv(void* data, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
+                      cudaStream_t stream) {
   return message(comm, stream, {false, data, count * size_of(type), peer});
 }
 ncclResult_t ncclAllReduce(const void* send, void* recv, std::size_t count, ncclDataType_t type,
@@ -616,9 +614,8 @@ ncclResult_t ncclAllGather(const void* send, void* recv, std::size_t count, nccl
                            ncclComm_t comm, cudaStream_t stream) {
   return collective(comm, stream, {kAllGather, type, 0, 0, count, 0, 0}, send, recv);
 }
-ncclResult_t ncclReduceScatter(const void* send, void* recv, std::size_t count,
-                               ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
-                               cudaStream_t stream) {
+ncclResult_t ncclReduceScatter(const void* send, void* recv, std::size_t count, ncclDataType_t type,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
   return collective(comm, stream, {kReduceScatter, type, op, 0, count, 0, 0}, send, recv);
 }
 ncclResult_t ncclBroadcast(const void* send, void* recv, std::size_t count, ncclDataType_t type,

@@ -13,6 +13,19 @@ CudaKernels::CudaKernels(comm::Gpu& gpu)
 
 CudaKernels::~CudaKernels() = default;
 
+std::string CudaKernels::choices_text() const {
+  return matmul_->choices_text();
+}
+
+std::string CudaKernels::set_choices(std::string_view text) {
+  return matmul_->set_choices(text);
+}
+
+std::string CudaKernels::attention_choice(const AttentionUse& use) {
+  return attention_->choice(use.type, use.sequences, use.positions, use.heads, use.kv_heads,
+                            use.head_dim, use.window, use.documents, use.dropout);
+}
+
 std::unique_ptr<Kernels> make_cuda_kernels(comm::Gpu& gpu) {
   return std::make_unique<CudaKernels>(gpu);
 }

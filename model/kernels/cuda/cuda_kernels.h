@@ -26,6 +26,10 @@ class CudaKernels final : public Kernels {
 
   Device device() const override { return Device::kCuda; }
 
+  std::string choices_text() const override;
+  std::string set_choices(std::string_view text) override;
+  std::string attention_choice(const AttentionUse& use) override;
+
   void fill_zero(TensorView x) override;
   void copy(TensorView to, TensorView from) override;
   void add(TensorView inout, TensorView x) override;

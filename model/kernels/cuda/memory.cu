@@ -1,5 +1,6 @@
 // fill_zero, copy, add: views of at most four axes whose last axis is contiguous. Contiguous views
 // are one row.
+#include "comm/cuda/gpu_watch.h"
 #include "model/kernels/cuda/cuda_kernels.h"
 #include "model/kernels/cuda/elements.cuh"
 #include "model/kernels/cuda/launch.cuh"
@@ -130,7 +131,7 @@ void CudaKernels::copy(TensorView to, TensorView from) {
     PG_ASSERT(to.contiguous() && from.contiguous() && to.dtype() == from.dtype(), "to {} from {}",
               to.text(), from.text());
     PG_CUDA(cudaMemcpyAsync(to.raw(), from.raw(), to.bytes(), cudaMemcpyDefault, stream_));
-    if (to.device() == Device::kCpu) PG_CUDA(cudaStreamSynchronize(stream_));
+    if (to.device() == Device::kCpu) comm::wait_for(stream_);
     return;
   }
   require_cuda(to);
@@ -139,8 +140,11 @@ void CudaKernels::copy(TensorView to, TensorView from) {
     return;
   }
   if (to.dtype() == from.dtype() && (to.dtype() == DType::kU8 || to.dtype() == DType::kI32)) {
-    PG_ASSERT(to.dtype() == DType::kI32, "to {} from {}", to.text(), from.text());
-    run_elementwise<std::int32_t, std::int32_t, CopyWork>("copy", stream_, to, from);
+    if (to.dtype() == DType::kU8) {
+      run_elementwise<std::uint8_t, std::uint8_t, CopyWork>("copy", stream_, to, from);
+    } else {
+      run_elementwise<std::int32_t, std::int32_t, CopyWork>("copy", stream_, to, from);
+    }
     return;
   }
   dispatch(to.dtype(), [&]<class To>() {

@@ -3,6 +3,7 @@
 // meanwhile. Terms are added in ascending order of the experts.
 #include <limits>
 
+#include "comm/cuda/gpu_watch.h"
 #include "model/kernels/cuda/cuda_kernels.h"
 #include "model/kernels/cuda/moe_views.cuh"
 #include "model/kernels/cuda/pieces.cuh"
@@ -217,7 +218,7 @@ void CudaKernels::moe_rows(TensorView rows, std::span<std::int64_t> counts, Tens
          pieces, experts);
   // The host plans with the counts while the rows are still being numbered.
   PG_CUDA(cudaMemcpyAsync(counts.data(), totals, totals_bytes, cudaMemcpyDeviceToHost, stream_));
-  PG_CUDA(cudaStreamSynchronize(stream_));
+  comm::wait_for(stream_);
   launch("moe_rows", number_rows, dim3(blocks_of(pieces)), dim3(kPieceThreads), 0, stream_,
          Rows<std::int32_t>(rows), mask, starts, pieces);
 }

@@ -52,9 +52,7 @@ class Flow {
     pinned_free(result_);
   }
 
-  BufferView view() const {
-    return {device_ + kGuard, count_, dtype_of<T>::value, Device::kCuda};
-  }
+  BufferView view() const { return {device_ + kGuard, count_, dtype_of<T>::value, Device::kCuda}; }
   BufferView part(std::size_t first, std::size_t count) const {
     return {device_ + kGuard + first * sizeof(T), count, dtype_of<T>::value, Device::kCuda};
   }

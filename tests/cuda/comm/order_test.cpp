@@ -56,8 +56,8 @@ TEST(groups_on_gpu, two_groups_interleave) {
       [](Carrier carrier, const Gpu& gpu) {
         const auto world = Communicator::world();
         const auto all = make_group(carrier, world, "all", gpu);
-        const auto pair = make_group(carrier, world.split(world.rank() / 2, world.rank()), "pair",
-                                     gpu);
+        const auto pair =
+            make_group(carrier, world.split(world.rank() / 2, world.rank()), "pair", gpu);
         for (int step = 0; step < 5; ++step) {
           Flow<std::int64_t> x(gpu, std::vector<std::int64_t>(100, world.rank() + 1)),
               y(gpu, std::vector<std::int64_t>(300, step)), z(gpu, 100);
@@ -144,17 +144,16 @@ TEST(groups_on_gpu, wrong_calls_are_bugs) {
         bug("maximum or minimum of fp32",
             [&] { (void)group->all_reduce(x.view(), ReduceOp::kMax); });
         bug("one buffer on the host", [&] {
-          (void)group->all_gather(x.part(0, 1), {there, static_cast<std::size_t>(group->size()),
-                                                 DType::kF32});
+          (void)group->all_gather(x.part(0, 1),
+                                  {there, static_cast<std::size_t>(group->size()), DType::kF32});
         });
         bug("at null", [&] {
           (void)group->broadcast({nullptr, 3, DType::kF32, Device::kCuda}, 0);
         });
         bug("rank 99", [&] { (void)group->broadcast(x.view(), 99); });
         if (carrier == Carrier::kNccl && group->size() > 3) {
-          bug("message between", [&] {
-            (void)group->send(x.view(), (group->rank() + 2) % group->size(), 0);
-          });
+          bug("message between",
+              [&] { (void)group->send(x.view(), (group->rank() + 2) % group->size(), 0); });
         }
       },
       1);

@@ -1,8 +1,8 @@
 // The parity matrix with grids that compute on GPUs, against one rank on the CPU: the same bounds
 // (parity_test.cpp), since fp64 sums differ between the backends as they do between grids.
 //
-// Built for the simulated GPU, where a part of the lists runs, and for a real one, which runs all of
-// them: ranks then share it, and messages go through pinned memory.
+// Built for the simulated GPU, where a part of the lists runs, and for a real one, which runs all
+// of them: ranks then share it, and messages go through pinned memory.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -48,7 +48,8 @@ std::vector<MatrixCase> one_rank_cases() {
                             Feed::kSwitch, Feed::kBalanced, Feed::kExpertChoice}) {
       cases.push_back(of_style(style, feed));
     }
-    for (const auto mask : {Mask::kCausal, Mask::kWindow, Mask::kDocuments, Mask::kDocumentsWindow}) {
+    for (const auto mask :
+         {Mask::kCausal, Mask::kWindow, Mask::kDocuments, Mask::kDocumentsWindow}) {
       cases.push_back(with_mask(of_style(style), mask));
     }
     for (const auto mode : {Recompute::kSelective, Recompute::kFull}) {
@@ -81,8 +82,8 @@ TEST(DeviceParity, parts_of_sequences) {
   runner.expect_parity(share(covering(context_cases(ranks())), 8));
 }
 
-// fp32's and bf16's own kernels, whose rounding is their own: a run's distance from fp64 is compared
-// with that of one rank on the CPU.
+// fp32's and bf16's own kernels, whose rounding is their own: a run's distance from fp64 is
+// compared with that of one rank on the CPU.
 TEST(DeviceParity, fp32_and_bf16) {
   auto runner = make_runner("device_parity_precision");
   std::vector<MatrixCase> cases{of_style(Style::kLlama), of_style(Style::kGpt2),
