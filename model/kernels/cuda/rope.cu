@@ -43,8 +43,10 @@ __global__ void __launch_bounds__(kThreads) rope_tokens(const __grid_constant__ 
        i += threads) {
     const int token = i / o.pairs, pair = i - token * o.pairs;
     const double angle = static_cast<double>(o.positions[first + token]) * o.frequencies[pair];
-    cosines[i] = static_cast<A>(std::cos(angle));
-    sines[i] = static_cast<A>(o.direction * std::sin(angle));
+    double sine = 0.0, cosine = 0.0;
+    sincos(angle, &sine, &cosine);  // one reduction of the argument for both
+    cosines[i] = static_cast<A>(cosine);
+    sines[i] = static_cast<A>(o.direction * sine);
   }
   __syncthreads();
 
