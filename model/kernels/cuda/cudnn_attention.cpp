@@ -59,19 +59,22 @@ std::shared_ptr<Graph> empty_graph() {
 
 // Causal; its window is ours: key + window > query.
 template <class Attributes>
-Attributes masked(const char* name, const AttentionShape& shape) {
+Attributes masked(const char* name, const AttentionShape& shape, std::int64_t positions) {
   Attributes attributes;
   attributes.set_name(name)
       .set_attn_scale(static_cast<float>(shape.scale))
       .set_diagonal_alignment(fe::DiagonalAlignment_t::TOP_LEFT)
       .set_diagonal_band_right_bound(0);
-  if (shape.window > 0) attributes.set_diagonal_band_left_bound(static_cast<int>(shape.window));
+  if (shape.window > 0 && shape.window < positions) {
+    attributes.set_diagonal_band_left_bound(static_cast<int>(shape.window));
+  }
   return attributes;
 }
 
 std::shared_ptr<Graph> graph_of(const ForwardOperands& call) {
   auto graph = empty_graph();
-  auto attributes = masked<fe::graph::SDPA_attributes>("attention forward", call.shape);
+  auto attributes =
+      masked<fe::graph::SDPA_attributes>("attention forward", call.shape, call.q.dim(1));
   attributes.set_generate_stats(true);
   const auto [o, stats] =
       graph->sdpa(graph->tensor(heads_tensor(call.q, kQ)), graph->tensor(heads_tensor(call.k, kK)),
@@ -83,7 +86,8 @@ std::shared_ptr<Graph> graph_of(const ForwardOperands& call) {
 
 std::shared_ptr<Graph> graph_of(const BackwardOperands& call) {
   auto graph = empty_graph();
-  auto attributes = masked<fe::graph::SDPA_backward_attributes>("attention backward", call.shape);
+  auto attributes =
+      masked<fe::graph::SDPA_backward_attributes>("attention backward", call.shape, call.q.dim(1));
   attributes.set_deterministic_algorithm(true);
   const auto [dq, dk, dv] = graph->sdpa_backward(
       graph->tensor(heads_tensor(call.q, kQ)), graph->tensor(heads_tensor(call.k, kK)),
