@@ -46,6 +46,7 @@ std::string CudaAttention::cudnn_refuses(const TensorView& o, const TensorView& 
   if (shape.first_query != shape.first_key) return "queries that stand apart from the keys";
   if (q.dim(1) != k.dim(1)) return "other queries than keys";
   if (q.dim(3) % 8 != 0 || q.dim(3) > 128) return fmt::format("heads of {}", q.dim(3));
+  if (!(shape.scale > 0.0)) return "a scale that is not positive";
   if (q.elements() == 0) return "no elements";
   for (const auto& x : {o, q, k, v}) {
     if (!whole_packs(x)) return "rows that are not of 16 bytes";
