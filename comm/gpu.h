@@ -51,6 +51,9 @@ class Gpu {
 // more. Both functions wait for the GPU: not for use inside a step.
 void* gpu_allocate(std::size_t bytes);
 void gpu_free(void* data) noexcept;
+// The same in the order of `stream`, not zeroed: neither waits for anything.
+void* gpu_allocate_on(GpuStream stream, std::size_t bytes);
+void gpu_free_on(GpuStream stream, void* data) noexcept;
 std::int64_t gpu_allocated_bytes();  // by this process, now
 std::int64_t gpu_peak_bytes();       // the most at any time
 // Page-locked host memory: what copies from and to the GPU run fastest and asynchronously with.

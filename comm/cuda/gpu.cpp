@@ -26,11 +26,34 @@ struct Ledger {
   std::mutex mutex;
   std::unordered_map<void*, std::size_t> sizes;
   std::int64_t now = 0, peak = 0;
+
+  void enter(void* data, std::size_t bytes) {
+    const std::lock_guard lock(mutex);
+    sizes[data] = bytes;
+    now += static_cast<std::int64_t>(bytes);
+    peak = std::max(peak, now);
+  }
+  void leave(void* data) {
+    const std::lock_guard lock(mutex);
+    const auto found = sizes.find(data);
+    if (found == sizes.end()) return;
+    now -= static_cast<std::int64_t>(found->second);
+    sizes.erase(found);
+  }
 };
 
 Ledger& ledger() {
   static Ledger instance;
   return instance;
+}
+
+void require_memory(cudaError_t status, std::size_t bytes) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  std::size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  throw fail(ExitCode::kBug, "out of GPU memory on {}: {} bytes refused, {} of {} are free ({})",
+             host_name(), bytes, free, total, cudaGetErrorString(status));
 }
 
 std::string version_text(int version) {
@@ -119,31 +142,29 @@ void Gpu::synchronize() const {
 
 void* gpu_allocate(std::size_t bytes) {
   void* data = nullptr;
-  if (const auto status = cudaMalloc(&data, bytes); status != cudaSuccess) {
-    cudaGetLastError();
-    std::size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    throw fail(ExitCode::kBug, "out of GPU memory on {}: {} bytes refused, {} of {} are free ({})",
-               host_name(), bytes, free, total, cudaGetErrorString(status));
-  }
+  require_memory(cudaMalloc(&data, bytes), bytes);
   PG_CUDA(cudaMemset(data, 0, bytes));
   PG_CUDA(cudaDeviceSynchronize());
-  auto& l = ledger();
-  const std::lock_guard lock(l.mutex);
-  l.sizes[data] = bytes;
-  l.now += static_cast<std::int64_t>(bytes);
-  l.peak = std::max(l.peak, l.now);
+  ledger().enter(data, bytes);
   return data;
+}
+
+void* gpu_allocate_on(GpuStream stream, std::size_t bytes) {
+  void* data = nullptr;
+  require_memory(cudaMallocAsync(&data, bytes, stream), bytes);
+  ledger().enter(data, bytes);
+  return data;
+}
+
+void gpu_free_on(GpuStream stream, void* data) noexcept {
+  if (data == nullptr) return;
+  ledger().leave(data);
+  cudaFreeAsync(data, stream);
 }
 
 void gpu_free(void* data) noexcept {
   if (data == nullptr) return;
-  auto& l = ledger();
-  const std::lock_guard lock(l.mutex);
-  if (const auto found = l.sizes.find(data); found != l.sizes.end()) {
-    l.now -= static_cast<std::int64_t>(found->second);
-    l.sizes.erase(found);
-  }
+  ledger().leave(data);
   // It waits for the GPU; an error of earlier work shows in the next check.
   try {
     wait_for_gpu();

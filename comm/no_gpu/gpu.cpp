@@ -29,6 +29,10 @@ void* gpu_allocate(std::size_t /*bytes*/) {
   no_gpu();
 }
 void gpu_free(void* /*data*/) noexcept {}
+void* gpu_allocate_on(GpuStream /*stream*/, std::size_t /*bytes*/) {
+  no_gpu();
+}
+void gpu_free_on(GpuStream /*stream*/, void* /*data*/) noexcept {}
 std::int64_t gpu_allocated_bytes() {
   return 0;
 }

@@ -1,5 +1,5 @@
-// Which attention cuDNN takes on an H100, asked without one: cuDNN makes its graphs, plans and
-// kernels for a GPU that is described to it. What they compute is compared where there is a GPU, by
+// Which attention cuDNN takes on an H100, asked without one: cuDNN says for a GPU that is described
+// to it which of its engines take a graph. What they compute is compared where there is a GPU, by
 // attention_test.cpp.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -66,6 +66,18 @@ TEST(CudnnGraphs, take_windows_and_odd_lengths) {
   const auto cudnn = CudnnAttention::for_gpu_of(kH100, 90);
   expect_taken(*cudnn, {1, 8192, 32, 8, 128, 1024}, true);
   expect_taken(*cudnn, {2, 1001, 8, 2, 96, 0}, true);
+}
+
+// The question can be answered with no.
+TEST(CudnnGraphs, are_refused_on_a_gpu_without_bf16) {
+  std::string v100 = kH100;
+  v100.replace(v100.find("\"deviceVer\": 900"), 16, "\"deviceVer\": 700");
+  const auto cudnn = CudnnAttention::for_gpu_of(v100, 70);
+  const TensorView q(nullptr, DType::kBF16, {1, 1024, 8, 64}, Device::kCuda);
+  const TensorView lse(nullptr, DType::kF32, {1, 8, 1024}, Device::kCuda);
+  const AttentionShape shape;
+  const Dropout none;
+  EXPECT_NE(cudnn->refuses(ForwardOperands{q, lse, q, q, q, shape, none}), "");
 }
 
 }  // namespace

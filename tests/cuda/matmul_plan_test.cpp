@@ -16,7 +16,7 @@ constexpr cuda::MatmulPolicy kUntimed{.candidates = 8, .timed_runs = 0};
 
 struct Case {
   comm::Gpu gpu{0};
-  cuda::Workspace workspace;
+  cuda::Workspace workspace{gpu.compute()};
   Mirror x{DType::kBF16, {64, 256}}, w{DType::kBF16, {48, 256}}, y{DType::kF32, {64, 48}};
 
   Case() { x.normal("x"), w.normal("w"); }

@@ -140,6 +140,12 @@ cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   *data = device_allocate(bytes);
   return result(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
+cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t /*stream*/) {
+  return cudaMalloc(data, bytes);
+}
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  return enqueue(stream, [data] { device_free(data); });
+}
 cudaError_t cudaFree(void* data) {
   if (data == nullptr) return cudaSuccess;
   cudaDeviceSynchronize();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "comm/cuda/cuda_check.h"
 #include "model/kernels/attention_checks.h"
 #include "model/kernels/cuda/cuda_kernels.h"
 #include "model/kernels/cuda/cudnn_attention.h"
@@ -10,10 +11,6 @@
 namespace pg::model {
 namespace cuda {
 namespace {
-
-bool tensor_cores_take(const TensorView& q, const AttentionShape& shape) {
-  return q.dtype() == DType::kBF16 && q.dim(3) <= kMostTensorCoreHead && shape.scale > 0.0;
-}
 
 // cuDNN moves 16 bytes at a time.
 bool whole_packs(const TensorView& x) {
@@ -24,9 +21,19 @@ bool whole_packs(const TensorView& x) {
 
 }  // namespace
 
-CudaAttention::CudaAttention(comm::Gpu& gpu) : gpu_(gpu), cudnn_(CudnnAttention::make(gpu)) {}
+CudaAttention::CudaAttention(comm::Gpu& gpu) : gpu_(gpu), cudnn_(CudnnAttention::make(gpu)) {
+  int device = 0, bytes = 0;
+  PG_CUDA(cudaGetDevice(&device));
+  PG_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  shared_ = static_cast<std::size_t>(bytes);
+}
 
 CudaAttention::~CudaAttention() = default;
+
+bool CudaAttention::tensor_cores_take(const TensorView& q, const AttentionShape& shape) const {
+  return q.dtype() == DType::kBF16 && q.dim(3) <= kMostTensorCoreHead && shape.scale > 0.0 &&
+         tensor_core_shared(q.dim(3)) <= shared_;
+}
 
 std::string CudaAttention::cudnn_refuses(const TensorView& o, const TensorView& q,
                                          const TensorView& k, const TensorView& v,
@@ -39,6 +46,7 @@ std::string CudaAttention::cudnn_refuses(const TensorView& o, const TensorView& 
   if (shape.first_query != shape.first_key) return "queries that stand apart from the keys";
   if (q.dim(1) != k.dim(1)) return "other queries than keys";
   if (q.dim(3) % 8 != 0 || q.dim(3) > 128) return fmt::format("heads of {}", q.dim(3));
+  if (!(shape.scale > 0.0)) return "a scale that is not positive";
   if (q.elements() == 0) return "no elements";
   for (const auto& x : {o, q, k, v}) {
     if (!whole_packs(x)) return "rows that are not of 16 bytes";

@@ -37,7 +37,10 @@ class CudaAttention {
   void backward(const BackwardOperands& call, Workspace& workspace);
 
  private:
+  bool tensor_cores_take(const TensorView& q, const AttentionShape& shape) const;
+
   comm::Gpu& gpu_;
+  std::size_t shared_ = 0;  // memory that a block can have
   std::unique_ptr<CudnnAttention> cudnn_;
 };
 

@@ -278,6 +278,7 @@ void attention_backward_tensor_cores(const BackwardOperands& call, Workspace& wo
   const bool drops = call.dropout.rate > 0.0;
   with_depth(q.dim(3), [&]<int kDepth>() {
     using Tile = BackwardTile<kDepth>;
+    static_assert(Tile::kShared <= tensor_core_shared(kDepth));
     if (k.elements() > 0) {
       const auto tiles = ceil_div(k.dim(1), Tile::kOwned);
       launch("attention_backward_keys",

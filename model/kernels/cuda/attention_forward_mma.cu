@@ -179,6 +179,7 @@ void attention_forward_tensor_cores(const ForwardOperands& call, Workspace& work
       prepare_attention(q, call.k, call.shape, call.dropout, 0, workspace, stream);
   with_depth(q.dim(3), [&]<int kDepth>() {
     using Tile = ForwardTile<kDepth>;
+    static_assert(Tile::kShared <= tensor_core_shared(kDepth));
     const auto tiles = ceil_div(q.dim(1), Tile::kQueries);
     launch("attention_forward",
            call.dropout.rate > 0.0 ? forward<kDepth, true> : forward<kDepth, false>,

@@ -2,6 +2,9 @@
 // cores take bf16 heads of up to kMostTensorCoreHead and a positive scale, the others everything.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "comm/gpu.h"
 #include "model/kernels/cuda/workspace.h"
 #include "model/kernels/kernels.h"
@@ -9,6 +12,10 @@
 namespace pg::model::cuda {
 
 inline constexpr std::int64_t kMostTensorCoreHead = 256;
+// Shared memory that a block of theirs takes at most: more than some GPUs have.
+constexpr std::size_t tensor_core_shared(std::int64_t size) {
+  return static_cast<std::size_t>(size <= 128 ? 140 : 200) * 1024;
+}
 
 struct ForwardOperands {
   TensorView o, lse, q, k, v;

@@ -8,6 +8,7 @@ namespace pg::model {
 CudaKernels::CudaKernels(comm::Gpu& gpu)
     : gpu_(gpu),
       stream_(gpu.compute()),
+      workspace_(stream_),
       matmul_(std::make_unique<cuda::CudaMatmul>(gpu)),
       attention_(std::make_unique<cuda::CudaAttention>(gpu)) {}
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <functional>
 #include <map>
 #include <unordered_map>
 #include <vector>
@@ -49,8 +50,10 @@ void put(const Tensor& to, const Tensor_attributes& like) {
       .set_data_type(like.get_data_type());
 }
 
-std::shared_ptr<Graph> empty_graph() {
+// `capability`: of a GPU that is only described, before nodes are added; else 0.
+std::shared_ptr<Graph> empty_graph(int capability) {
   auto graph = std::make_shared<Graph>();
+  if (capability > 0) graph->set_sm_version(capability);
   graph->set_io_data_type(fe::DataType_t::BFLOAT16)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
       .set_compute_data_type(fe::DataType_t::FLOAT);
@@ -59,19 +62,22 @@ std::shared_ptr<Graph> empty_graph() {
 
 // Causal; its window is ours: key + window > query.
 template <class Attributes>
-Attributes masked(const char* name, const AttentionShape& shape) {
+Attributes masked(const char* name, const AttentionShape& shape, std::int64_t positions) {
   Attributes attributes;
   attributes.set_name(name)
       .set_attn_scale(static_cast<float>(shape.scale))
       .set_diagonal_alignment(fe::DiagonalAlignment_t::TOP_LEFT)
       .set_diagonal_band_right_bound(0);
-  if (shape.window > 0) attributes.set_diagonal_band_left_bound(static_cast<int>(shape.window));
+  if (shape.window > 0 && shape.window < positions) {
+    attributes.set_diagonal_band_left_bound(static_cast<int>(shape.window));
+  }
   return attributes;
 }
 
-std::shared_ptr<Graph> graph_of(const ForwardOperands& call) {
-  auto graph = empty_graph();
-  auto attributes = masked<fe::graph::SDPA_attributes>("attention forward", call.shape);
+std::shared_ptr<Graph> graph_of(const ForwardOperands& call, int capability) {
+  auto graph = empty_graph(capability);
+  auto attributes =
+      masked<fe::graph::SDPA_attributes>("attention forward", call.shape, call.q.dim(1));
   attributes.set_generate_stats(true);
   const auto [o, stats] =
       graph->sdpa(graph->tensor(heads_tensor(call.q, kQ)), graph->tensor(heads_tensor(call.k, kK)),
@@ -81,9 +87,10 @@ std::shared_ptr<Graph> graph_of(const ForwardOperands& call) {
   return graph;
 }
 
-std::shared_ptr<Graph> graph_of(const BackwardOperands& call) {
-  auto graph = empty_graph();
-  auto attributes = masked<fe::graph::SDPA_backward_attributes>("attention backward", call.shape);
+std::shared_ptr<Graph> graph_of(const BackwardOperands& call, int capability) {
+  auto graph = empty_graph(capability);
+  auto attributes =
+      masked<fe::graph::SDPA_backward_attributes>("attention backward", call.shape, call.q.dim(1));
   attributes.set_deterministic_algorithm(true);
   const auto [dq, dk, dv] = graph->sdpa_backward(
       graph->tensor(heads_tensor(call.q, kQ)), graph->tensor(heads_tensor(call.k, kK)),
@@ -169,20 +176,30 @@ class Cudnn final : public CudnnAttention {
     const auto [at, is_new] = graphs_.try_emplace(key_of(call));
     auto& built = at->second;
     if (!is_new) return built;
-    built.graph = graph_of(call);
+    built.graph = graph_of(call, capability_);
     auto& graph = *built.graph;
-    if (handle_ == nullptr) graph.set_device_properties(gpu_).set_sm_version(capability_);
     const std::vector<fe::HeurMode_t> modes{fe::HeurMode_t::A};
-    auto status = handle_ == nullptr ? graph.build(modes) : graph.build(handle_, modes);
+    if (handle_ == nullptr) {
+      // Nothing is compiled: its code could not be loaded.
+      graph.set_device_properties(gpu_);
+      for (const auto& step : {std::function([&] { return graph.build_operation_graph(); }),
+                               std::function([&] { return graph.create_execution_plans(modes); }),
+                               std::function([&] { return graph.check_support(); })}) {
+        if (auto status = step(); status.is_bad()) {
+          built.refusal = "refused: " + status.get_message();
+          break;
+        }
+      }
+      return built;
+    }
+    auto status = graph.build(handle_, modes);
     std::int64_t bytes = 0;
+    if (status.is_good()) status = graph.get_workspace_size(bytes);
     if (status.is_bad()) {
-      built.refusal = status.get_message();
-    } else if (auto sized = graph.get_workspace_size(bytes); sized.is_bad()) {
-      built.refusal = sized.get_message();
+      built.refusal = "refused: " + status.get_message();
     } else {
       built.bytes = static_cast<std::size_t>(bytes);
     }
-    if (status.is_bad() && built.refusal.empty()) built.refusal = "no reason given";
     return built;
   }
 

@@ -48,13 +48,15 @@ class Event {
 // Memory that only timing needs.
 class Room {
  public:
-  explicit Room(std::size_t bytes) : data_(comm::gpu_allocate(bytes)) {}
-  ~Room() { comm::gpu_free(data_); }
+  Room(comm::GpuStream stream, std::size_t bytes)
+      : stream_(stream), data_(comm::gpu_allocate_on(stream, bytes)) {}
+  ~Room() { comm::gpu_free_on(stream_, data_); }
   Room(const Room&) = delete;
   Room& operator=(const Room&) = delete;
   char* data() const { return static_cast<char*>(data_); }
 
  private:
+  comm::GpuStream stream_;
   void* data_;
 };
 
