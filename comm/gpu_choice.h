@@ -1,5 +1,5 @@
-// Which GPU a rank takes, and what carries the buffers of ranks that have one: plain arithmetic, and
-// the calls that gather what it needs.
+// Which GPU a rank takes, and what carries the buffers of ranks that have one: plain arithmetic,
+// and the calls that gather what it needs.
 #pragma once
 
 #include <string>

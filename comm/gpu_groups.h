@@ -1,6 +1,6 @@
-// Groups whose ranks have buffers on GPUs: two carriers, NCCL where every rank of a job has a GPU of
-// its own, and MPI through pinned host memory where ranks share one (NCCL refuses that). ProcessGrid
-// chooses. Buffers on the host go over MPI in both.
+// Groups whose ranks have buffers on GPUs: two carriers, NCCL where every rank of a job has a GPU
+// of its own, and MPI through pinned host memory where ranks share one (NCCL refuses that).
+// ProcessGrid chooses. Buffers on the host go over MPI in both.
 //
 // Deadlock on the GPU. NCCL's kernels stay on the GPU until their peers have come. Each group has
 // its own communicator and stream, so that a sum over dp and one over tp travel side by side; ranks
@@ -11,11 +11,12 @@
 // themselves and never keep that room for long. So any order in which the GPU takes them up is good
 // (a chain of waits between the launches would make sums over tp wait for those over dp).
 //
-// Messages. A send ends when its receive has come, and on one stream it would hold up all behind it:
-// two ranks that send to each other first and then receive would wait for ever. So each direction
-// between two neighbours is a communicator of two ranks with a stream of its own (a lane): in it
-// messages only wait for earlier ones of the same direction, as MPI's do. Its connection is made,
-// and used once, when the group is made: NCCL makes them at the first use, and the host waits.
+// Messages. A send ends when its receive has come, and on one stream it would hold up all behind
+// it: two ranks that send to each other first and then receive would wait for ever. So each
+// direction between two neighbours is a communicator of two ranks with a stream of its own (a
+// lane): in it messages only wait for earlier ones of the same direction, as MPI's do. Its
+// connection is made, and used once, when the group is made: NCCL makes them at the first use, and
+// the host waits.
 #pragma once
 
 #include <memory>
@@ -49,8 +50,8 @@ struct NcclOptions {
 // "2.28.9"; empty without a GPU.
 std::string nccl_version();
 
-// Collective over `communicator`: returns when NCCL has connected its ranks. The host waits for NCCL
-// here and in wait_for_gpu only, and looks at NCCL's own errors meanwhile: Error(kComm) naming
+// Collective over `communicator`: returns when NCCL has connected its ranks. The host waits for
+// NCCL here and in wait_for_gpu only, and looks at NCCL's own errors meanwhile: Error(kComm) naming
 // group, operation, rank and host. The GPU must outlive it.
 std::unique_ptr<Group> make_nccl_group(Communicator communicator, std::string name, const Gpu& gpu,
                                        const NcclOptions& options);

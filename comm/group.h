@@ -67,8 +67,8 @@ class Group {
   virtual int size() const = 0;
   virtual int rank() const = 0;
 
-  // In place over all ranks; every rank gets the same bits, and the same again on every repeat. bf16
-  // is summed in fp32 and rounded at most once per addition. The maximum or minimum with a NaN
+  // In place over all ranks; every rank gets the same bits, and the same again on every repeat.
+  // bf16 is summed in fp32 and rounded at most once per addition. The maximum or minimum with a NaN
   // anywhere is NaN (in the floating types; a bug on a GPU, where NCCL would lose it).
   virtual Pending all_reduce(BufferView inout, ReduceOp op) = 0;
   // recv.count == send.count * size(), in rank order. In place when send is this rank's own part of

@@ -32,8 +32,8 @@ inline void require_buffers(const Group& group, const BufferView& a, const Buffe
 // On a GPU a NaN may get lost in the maximum or minimum of a floating type (NCCL's does), and a bad
 // value would pass.
 inline void require_reduction(const Group& group, const BufferView& buffer, ReduceOp op) {
-  const bool floating = buffer.dtype == DType::kF64 || buffer.dtype == DType::kF32 ||
-                        buffer.dtype == DType::kBF16;
+  const bool floating =
+      buffer.dtype == DType::kF64 || buffer.dtype == DType::kF32 || buffer.dtype == DType::kBF16;
   PG_ASSERT(buffer.device == Device::kCpu || op == ReduceOp::kSum || !floating,
             "group {}: maximum or minimum of {} on the GPU", group.name(),
             dtype_name(buffer.dtype));

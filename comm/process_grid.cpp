@@ -50,10 +50,10 @@ struct ProcessGrid::Impl {
   }
 
   std::unique_ptr<Group> counted(Communicator members, std::string name, bool messages = false) {
-    auto group = gpu == nullptr ? make_mpi_group(std::move(members), std::move(name))
-                 : nccl         ? make_nccl_group(std::move(members), std::move(name), *gpu,
-                                                  {blocks, messages})
-                                : make_staged_group(std::move(members), std::move(name), *gpu);
+    auto group =
+        gpu == nullptr ? make_mpi_group(std::move(members), std::move(name))
+        : nccl ? make_nccl_group(std::move(members), std::move(name), *gpu, {blocks, messages})
+               : make_staged_group(std::move(members), std::move(name), *gpu);
     return make_counted_group(std::move(group), traffic);
   }
 

@@ -3,7 +3,8 @@
 // must die before MPI_Finalize.
 //
 // With a GPU its groups carry buffers on it too: over NCCL when every rank has a GPU of its own,
-// through pinned memory when ranks share one (comm/gpu_groups.h). Messages on the GPU: on pp and cp.
+// through pinned memory when ranks share one (comm/gpu_groups.h). Messages on the GPU: on pp and
+// cp.
 #pragma once
 
 #include <memory>

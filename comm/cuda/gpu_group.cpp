@@ -7,10 +7,7 @@
 namespace pg::comm {
 
 GpuGroup::GpuGroup(std::unique_ptr<Group> host, const Gpu& gpu)
-    : host_(std::move(host)),
-      size_(host_->size()),
-      rank_(host_->rank()),
-      compute_(gpu.compute()) {}
+    : host_(std::move(host)), size_(host_->size()), rank_(host_->rank()), compute_(gpu.compute()) {}
 
 Pending GpuGroup::all_reduce(BufferView inout, ReduceOp op) {
   if (inout.device == Device::kCpu) return host_->all_reduce(inout, op);

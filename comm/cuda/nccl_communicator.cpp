@@ -11,8 +11,8 @@ namespace pg::comm {
 
 namespace {
 
-// Before NCCL's first call, which reads them. Sums in NVLink's switches need not be the same bits on
-// every repeat. What the user has set stays.
+// Before NCCL's first call, which reads them. Sums in NVLink's switches need not be the same bits
+// on every repeat. What the user has set stays.
 void choose_repeatable_sums() {
   setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
 }
@@ -126,7 +126,8 @@ void NcclCommunicator::abort() noexcept {
   if (comm_ == nullptr) return;
   if (failure_.empty()) {
     try {
-      failure_ = fmt::format("{}: group {} was given up after a failure elsewhere", where(), group_);
+      failure_ =
+          fmt::format("{}: group {} was given up after a failure elsewhere", where(), group_);
     } catch (...) {
       failure_ = "a group was given up after a failure elsewhere";
     }
@@ -138,14 +139,16 @@ void NcclCommunicator::wait_until_idle() {
   wait_for(*this);
 }
 
-void NcclCommunicator::begin_end() {
-  operation_ = "ending";
-  accept(ncclCommFinalize(comm_));
-}
-
-void NcclCommunicator::end() {
-  wait_while_in_progress();
-  accept(ncclCommDestroy(std::exchange(comm_, nullptr)));
+void NcclCommunicator::end(Members members) {
+  in_a_group(members, [&] {
+    for (auto* const member : members) {
+      member->operation_ = "ending";
+      member->accept(ncclCommFinalize(member->comm_));
+    }
+  });
+  for (auto* const member : members) {
+    member->accept(ncclCommDestroy(std::exchange(member->comm_, nullptr)));
+  }
 }
 
 }  // namespace pg::comm

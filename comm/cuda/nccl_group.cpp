@@ -64,17 +64,15 @@ class NcclGroup final : public GpuGroup {
     if (options.messages && size() > 1) make_lanes(options.blocks.lane);
   }
 
-  // In order when nothing is wrong: all its work is done by then, since each Pending that was waited
-  // for has only ordered streams, the host has yet to wait. On the way out of a failure peers may
-  // never come: the communicators abort.
+  // In order when nothing is wrong: a Pending that was waited for has ordered streams only, so the
+  // host waits here. On the way out of a failure peers may never come: then communicators abort.
   ~NcclGroup() override {
     if (std::uncaught_exceptions() > exceptions_) return;
     try {
-      for (auto* c : communicators()) c->wait_until_idle();
-      for (auto* c : communicators()) c->begin_end();
-      for (auto* c : communicators()) c->end();
+      for (auto* const c : communicators()) c->wait_until_idle();
+      NcclCommunicator::end(communicators());
     } catch (const Error&) {
-      // Said by the next call or wait on any other group; they abort too.
+      // The next call on another group, or wait for the GPU, says it again: all have aborted.
     }
   }
 
@@ -166,22 +164,23 @@ class NcclGroup final : public GpuGroup {
   // other. Each is used once, because NCCL connects its ranks at the first use.
   void make_lanes(int blocks) {
     const int next = (rank() + 1) % size(), previous = (rank() + size() - 1) % size();
-    std::vector<std::pair<int, ncclUniqueId>> sending;  // ids travel until their Pending is waited for
+    std::vector<std::pair<int, ncclUniqueId>>
+        sending;  // ids travel until their Pending is waited for
     sending.reserve(2);
     std::vector<Pending> travelling;
     const auto begin = [&](int to, int tag) {
       auto& [peer, id] = sending.emplace_back(to, NcclCommunicator::make_id());
       travelling.push_back(host().send(bytes_of(id), peer, tag));
-      leaving_[peer] = std::make_unique<NcclCommunicator>(lane_name(rank(), peer), 2, kSender, id,
-                                                          blocks);
+      leaving_[peer] =
+          std::make_unique<NcclCommunicator>(lane_name(rank(), peer), 2, kSender, id, blocks);
     };
     begin(next, kForwardTag);
     if (previous != next) begin(previous, kBackwardTag);
     const auto join = [&](int from, int tag) {
       ncclUniqueId id{};
       host().recv(bytes_of(id), from, tag).wait();
-      coming_[from] = std::make_unique<NcclCommunicator>(lane_name(from, rank()), 2, kReceiver, id,
-                                                         blocks);
+      coming_[from] =
+          std::make_unique<NcclCommunicator>(lane_name(from, rank()), 2, kReceiver, id, blocks);
     };
     join(previous, kForwardTag);
     if (previous != next) join(next, kBackwardTag);

@@ -40,8 +40,7 @@ struct CUstream_st {
   bool destroyed = false;
 };
 struct CUevent_st {
-  std::shared_ptr<pg::simulated::EventState> state =
-      std::make_shared<pg::simulated::EventState>();
+  std::shared_ptr<pg::simulated::EventState> state = std::make_shared<pg::simulated::EventState>();
 };
 
 namespace pg::simulated {

@@ -26,7 +26,8 @@ int main(int argc, char** argv) {
     } else if (what == "count") {
       calls.push_back(a->all_reduce(x.part(0, me == 0 ? 9 : 10), ReduceOp::kSum));
     } else if (what == "operation") {
-      calls.push_back(me == 0 ? a->all_reduce(x.view(), ReduceOp::kSum) : a->broadcast(x.view(), 0));
+      calls.push_back(me == 0 ? a->all_reduce(x.view(), ReduceOp::kSum)
+                              : a->broadcast(x.view(), 0));
     } else if (what == "message") {
       calls.push_back(me == 0 ? a->send(x.part(0, 4), 1, 0) : a->recv(x.part(0, 5), 0, 0));
     }

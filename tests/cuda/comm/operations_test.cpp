@@ -106,7 +106,9 @@ TYPED_TEST(group_on_gpu, reduce_scatter_also_in_place) {
           const bool own = i / std::max<std::size_t>(1, count) == me;
           const double sum = reduced(group->size(), i, op);
           ASSERT_EQ(there[i], own ? sum : number(mine[i])) << i << " of " << count;
-          if (own) ASSERT_EQ(got[i - me * count], sum) << i << " of " << count;
+          if (own) {
+            ASSERT_EQ(got[i - me * count], sum) << i << " of " << count;
+          }
         }
       }
     }
@@ -164,8 +166,8 @@ TYPED_TEST(group_on_gpu, all_to_all_with_parts_that_are_empty) {
   });
 }
 
-// Each rank first sends twice to both neighbours, then receives: every send waits for a receive that
-// its peer comes to only behind its own sends.
+// Each rank first sends twice to both neighbours, then receives: every send waits for a receive
+// that its peer comes to only behind its own sends.
 TYPED_TEST(group_on_gpu, messages_cross_each_other) {
   on_each_carrier([](Carrier carrier, const Gpu& gpu) {
     const auto group = make_group(carrier, Communicator::world(), "world", gpu);
@@ -174,8 +176,9 @@ TYPED_TEST(group_on_gpu, messages_cross_each_other) {
     const int next = (me + 1) % size, previous = (me + size - 1) % size;
     for (const auto count : kCounts) {
       Flow<TypeParam> a(gpu, values_of<TypeParam>(me, count)),
-          b(gpu, values_of<TypeParam>(me, count + 1, 7)), c(gpu, values_of<TypeParam>(me, count, 3)),
-          from_a(gpu, count), from_b(gpu, count + 1), from_c(gpu, count);
+          b(gpu, values_of<TypeParam>(me, count + 1, 7)),
+          c(gpu, values_of<TypeParam>(me, count, 3)), from_a(gpu, count), from_b(gpu, count + 1),
+          from_c(gpu, count);
       std::vector<Pending> sent;
       sent.push_back(group->send(a.view(), next, 1));
       sent.push_back(group->send(b.view(), next, 2));
