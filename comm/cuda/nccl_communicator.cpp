@@ -139,14 +139,16 @@ void NcclCommunicator::wait_until_idle() {
   wait_for(*this);
 }
 
-void NcclCommunicator::begin_end() {
-  operation_ = "ending";
-  accept(ncclCommFinalize(comm_));
-}
-
-void NcclCommunicator::end() {
-  wait_while_in_progress();
-  accept(ncclCommDestroy(std::exchange(comm_, nullptr)));
+void NcclCommunicator::end(Members members) {
+  in_a_group(members, [&] {
+    for (auto* const member : members) {
+      member->operation_ = "ending";
+      member->accept(ncclCommFinalize(member->comm_));
+    }
+  });
+  for (auto* const member : members) {
+    member->accept(ncclCommDestroy(std::exchange(member->comm_, nullptr)));
+  }
 }
 
 }  // namespace pg::comm

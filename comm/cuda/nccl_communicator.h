@@ -33,11 +33,11 @@ class NcclCommunicator final : public Watched {
   // One operation of each at the same time.
   static void issue(Members members, const char* operation, std::span<const Call> calls);
 
-  // The end in order, in three steps that each communicator of a group takes before any takes the
-  // next: wait for what is in flight; tell NCCL; free it. Without them the destructor aborts.
+  // The host waits for what is in flight.
   void wait_until_idle();
-  void begin_end();
-  void end();
+  // The end in order of what is made and idle; ranks need not have them in the same order. Without
+  // it the destructor aborts.
+  static void end(Members members);
 
   GpuStream stream() const override { return stream_; }
   void check() override;

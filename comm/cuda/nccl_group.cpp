@@ -64,17 +64,15 @@ class NcclGroup final : public GpuGroup {
     if (options.messages && size() > 1) make_lanes(options.blocks.lane);
   }
 
-  // In order when nothing is wrong: all its work is done by then, since each Pending that was
-  // waited for has only ordered streams, the host has yet to wait. On the way out of a failure
-  // peers may never come: the communicators abort.
+  // In order when nothing is wrong: a Pending that was waited for has ordered streams only, so the
+  // host waits here. On the way out of a failure peers may never come: then communicators abort.
   ~NcclGroup() override {
     if (std::uncaught_exceptions() > exceptions_) return;
     try {
-      for (auto* c : communicators()) c->wait_until_idle();
-      for (auto* c : communicators()) c->begin_end();
-      for (auto* c : communicators()) c->end();
+      for (auto* const c : communicators()) c->wait_until_idle();
+      NcclCommunicator::end(communicators());
     } catch (const Error&) {
-      // Said by the next call or wait on any other group; they abort too.
+      // The next call on another group, or wait for the GPU, says it again: all have aborted.
     }
   }
 

@@ -197,7 +197,7 @@ struct CudaMatmul::Impl {
     std::optional<Room> room;
     if (a + b + c > 0) {
       try {
-        room.emplace(a + b + c);
+        room.emplace(gpu.compute(), a + b + c);
       } catch (const Error&) {
         return std::nullopt;  // no room on this GPU
       }

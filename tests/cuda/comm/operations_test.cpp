@@ -106,7 +106,9 @@ TYPED_TEST(group_on_gpu, reduce_scatter_also_in_place) {
           const bool own = i / std::max<std::size_t>(1, count) == me;
           const double sum = reduced(group->size(), i, op);
           ASSERT_EQ(there[i], own ? sum : number(mine[i])) << i << " of " << count;
-          if (own) ASSERT_EQ(got[i - me * count], sum) << i << " of " << count;
+          if (own) {
+            ASSERT_EQ(got[i - me * count], sum) << i << " of " << count;
+          }
         }
       }
     }

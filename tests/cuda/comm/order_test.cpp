@@ -60,10 +60,11 @@ TEST(groups_on_gpu, two_groups_interleave) {
             make_group(carrier, world.split(world.rank() / 2, world.rank()), "pair", gpu);
         for (int step = 0; step < 5; ++step) {
           Flow<std::int64_t> x(gpu, std::vector<std::int64_t>(100, world.rank() + 1)),
-              y(gpu, std::vector<std::int64_t>(300, step)), z(gpu, 100);
+              y(gpu, std::vector<std::int64_t>(300, step)), z(gpu, 100),
+              w(gpu, std::vector<std::int64_t>(100, 10 * world.rank()));
           auto a = all->all_reduce(x.view(), ReduceOp::kSum);
           auto b = pair->all_reduce(y.view(), ReduceOp::kSum);
-          auto c = pair->broadcast(y.part(100, 100), 0);
+          auto c = pair->broadcast(w.view(), pair->size() - 1);
           a.wait();
           gpu_copy_on(gpu.compute(), z.view().data, x.view().data, x.view().bytes());
           auto d = all->all_reduce(z.view(), ReduceOp::kMax);
@@ -73,11 +74,14 @@ TEST(groups_on_gpu, two_groups_interleave) {
           x.read();
           y.read();
           z.read();
+          w.read();
           gpu.synchronize();
           const std::int64_t sum = world.size() * (world.size() + 1) / 2;
           ASSERT_EQ(x.values(), std::vector<std::int64_t>(100, sum));
           ASSERT_EQ(y.values(), std::vector<std::int64_t>(300, step * pair->size()));
           ASSERT_EQ(z.values(), std::vector<std::int64_t>(100, sum));
+          const int last = world.rank() / 2 * 2 + pair->size() - 1;
+          ASSERT_EQ(w.values(), std::vector<std::int64_t>(100, 10 * last));
         }
       },
       6);
