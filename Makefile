@@ -11,33 +11,33 @@ help:  # list the targets
 	@awk -F ': .*# ' '/^[a-z-]+: .*# /{printf "  %-10s %s\n", $$1, $$2}' Makefile
 
 deps:  # install the packages that are missing, for all the targets below
-	@scripts/install-deps.sh build run test lint
+	@scripts/install-deps.sh build run test lint cuda
 
 build:  # build/pentagrid
-	@scripts/install-deps.sh build
+	@scripts/install-deps.sh build cuda
 	@scripts/build.sh
 
 run:  # the quickstart: prepare text, train on 2 ranks, resume (TEXT="my/*.txt" for your own)
-	@scripts/install-deps.sh build run
+	@scripts/install-deps.sh build run cuda
 	@scripts/build.sh
 	@scripts/quickstart.sh
 
 test:  # build and run the tests (about 15 minutes on 2 cores)
-	@scripts/install-deps.sh build test
+	@scripts/install-deps.sh build test cuda
 	@scripts/build.sh --tests
 	@scripts/test.sh -LE full
 
 test-full:  # the same with the long ones (about an hour)
-	@scripts/install-deps.sh build test
+	@scripts/install-deps.sh build test cuda
 	@scripts/build.sh --tests
 	@scripts/test.sh
 
 bench:  # build and run the benchmarks
-	@scripts/install-deps.sh build test
+	@scripts/install-deps.sh build test cuda
 	@scripts/bench.sh
 
 lint:  # format, shell scripts, include directions, headers that compile alone, clang-tidy
-	@scripts/install-deps.sh build test lint
+	@scripts/install-deps.sh build test lint cuda
 	@scripts/lint.sh
 
 format:  # format the C++ files in place
@@ -45,7 +45,7 @@ format:  # format the C++ files in place
 	@scripts/format.sh
 
 asan:  # the tests under AddressSanitizer and UndefinedBehaviorSanitizer, in build/asan
-	@scripts/install-deps.sh build test
+	@scripts/install-deps.sh build test cuda
 	@scripts/build.sh --preset asan --tests
 	@scripts/test.sh --preset asan -LE full
 

@@ -27,10 +27,12 @@ if [[ ${PG_DEPS:-} == none ]]; then
   exit 0
 fi
 
-# CUDA itself comes from the system. Without these headers attention runs by our own kernels.
+# CUDA itself comes from the system.
+has_cuda() { command -v nvcc >/dev/null || [[ -n ${CUDACXX:-} || -x /usr/local/cuda/bin/nvcc ]]; }
+
+# Without these headers attention runs by our own kernels.
 cudnn_frontend() {
   local folder=build/cudnn-frontend
-  command -v nvcc >/dev/null || [[ -n ${CUDACXX:-} || -x /usr/local/cuda/bin/nvcc ]] || return 0
   local python='from importlib import metadata as m
 assert any(f.name == "cudnn_frontend.h" for f in m.files("nvidia-cudnn-frontend"))'
   if [[ -e $folder/include/cudnn_frontend.h || -e /usr/include/cudnn_frontend.h ||
@@ -45,7 +47,13 @@ assert any(f.name == "cudnn_frontend.h" for f in m.files("nvidia-cudnn-frontend"
 packages=()
 groups=()
 for group in "${@:-build}"; do
-  if [[ $group == cuda ]]; then cudnn_frontend; else groups+=("$group"); fi
+  if [[ $group != cuda ]]; then
+    groups+=("$group")
+  elif has_cuda; then
+    cudnn_frontend
+    # The fibers of the simulated GPU, which its tests run on.
+    [[ " $* " != *" test "* ]] || packages+=(libboost-context-dev)
+  fi
 done
 if ((${#groups[@]} == 0)); then exit 0; fi
 for group in "${groups[@]}"; do
