@@ -167,7 +167,7 @@ TEST(groups_on_gpu, carrier_is_chosen_by_who_shares) {
   const auto world = Communicator::world();
   const int size = world.size();
   for (const int gpus : {size, 1}) {
-    const Gpu gpu(choose(1, gpus));
+    Gpu gpu(choose(1, gpus));
     if (gpu.info().name != "simulated GPU") GTEST_SKIP();
     ProcessGrid grid(world, GridShape(1, 1, size, 1, 1), &gpu);
     const auto expected = size == 1   ? "MPI"
