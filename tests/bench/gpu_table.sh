@@ -147,6 +147,7 @@ measures; `tests/bench/gpu_table.sh FILE.jsonl` writes this page from what it le
   model, fp32 weights under bf16 autocast, fused AdamW, `scaled_dot_product_attention`. What it
   recomputes is its compiler's choice, or whole blocks where memory is short; where even that does not
   fit, fewer layers, whose FLOP are counted then.
+- Registers, spills and shared memory of each kernel need no GPU: `tests/bench/kernel_resources.sh`.
 
 ## Training
 
