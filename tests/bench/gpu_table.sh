@@ -54,13 +54,15 @@ training_results() {
       if (!n) print "| not measured yet: no GPU was at hand | | | | | | | | | | | | | |"
     }' "$results"
 }
-kernel_results() {
+ceilings() {
   awk "$functions"'
     value("bench") == "ceilings" {
       printf "- %s: product %.1f TFLOP/s, copy %.0f GB/s.\n", value("gpu"),
         value("product_flops") * 1e-12, value("copy_bytes") * 1e-9
     }' "$results"
   echo
+}
+kernel_results() {
   echo "| operation | shape | GPU | us | rate | share of the copy or product |"
   echo "|---|---|---|---|---|---|"
   awk "$functions"'
@@ -73,6 +75,7 @@ kernel_results() {
     }' "$results"
 }
 if [[ $print == yes ]]; then
+  ceilings
   kernel_results
   echo
   training_results
@@ -170,7 +173,7 @@ in OLMoE-1B-7B, whose experts are asked for alike. Share: of the copy where byte
 product.
 
 TEXT
-  ((${#files[@]} > 0)) || printf 'Not measured yet: no GPU was at hand.\n\n'
+  if ((${#files[@]} > 0)); then ceilings; else printf 'Not measured yet: no GPU was at hand.\n\n'; fi
   kernels_beside_floors
 } >"$out.new"
 mv "$out.new" "$out"
