@@ -2,7 +2,7 @@
 # Variables: TEXT="files or globs" (the text for `make run`), PG_DEPS=none (install no packages).
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run test test-full bench lint format asan clean
+.PHONY: help deps build run test test-full test-gpu bench bench-gpu lint format asan clean
 MAKEFLAGS += --no-print-directory
 export TEXT PG_DEPS
 
@@ -32,9 +32,17 @@ test-full:  # the same with the long ones (about an hour)
 	@scripts/build.sh --tests
 	@scripts/test.sh
 
+test-gpu:  # build and run the tests that need a GPU, on one (about half an hour)
+	@scripts/install-deps.sh build test cuda
+	@scripts/test-gpu.sh
+
 bench:  # build and run the benchmarks
 	@scripts/install-deps.sh build test cuda
 	@scripts/bench.sh
+
+bench-gpu:  # build and run those of one GPU: kernels, training, and PyTorch where it is
+	@scripts/install-deps.sh build test cuda
+	@scripts/bench-gpu.sh
 
 lint:  # format, shell scripts, include directions, headers that compile alone, clang-tidy
 	@scripts/install-deps.sh build test lint cuda
