@@ -1,8 +1,9 @@
 #include "tests/simulated_gpu/grid.h"
 
 #include <boost/context/fiber.hpp>
-#include <boost/context/pooled_fixedsize_stack.hpp>
+#include <boost/context/stack_context.hpp>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -12,6 +13,42 @@ namespace pg::simulated {
 namespace {
 
 namespace context = boost::context;
+
+// Stacks of fibers, kept for the next block. Their distance is no power of two: the parts in use
+// of a thousand stacks would share a few lines of the cache.
+class Stacks {
+ public:
+  context::stack_context allocate() {
+    if (free_.empty()) {
+      slabs_.push_back(std::make_unique<char[]>(kSlab * kDistance));
+      for (std::size_t i = kSlab; i-- > 0;) free_.push_back(slabs_.back().get() + i * kDistance);
+    }
+    context::stack_context stack;
+    stack.size = kBytes;
+    stack.sp = free_.back() + kBytes;
+    free_.pop_back();
+    return stack;
+  }
+  void deallocate(context::stack_context& stack) {
+    free_.push_back(static_cast<char*>(stack.sp) - stack.size);
+  }
+
+ private:
+  static constexpr std::size_t kBytes = 64 * 1024, kDistance = kBytes + 2112, kSlab = 64;
+  std::vector<std::unique_ptr<char[]>> slabs_;
+  std::vector<char*> free_;
+};
+
+Stacks& stacks() {
+  static Stacks instance;
+  return instance;
+}
+
+// What a fiber is made with: all of them share the stacks.
+struct SharedStacks {
+  context::stack_context allocate() { return stacks().allocate(); }
+  void deallocate(context::stack_context& stack) { stacks().deallocate(stack); }
+};
 
 enum class State { kRunnable, kWarpBarrier, kBlockBarrier, kEnded };
 
@@ -95,7 +132,6 @@ std::uint64_t* warp_slots() {
 
 void run_grid(const char* name, dim3 grid, dim3 block_dim, std::size_t shared_bytes,
               const std::function<void()>& body) {
-  static context::pooled_fixedsize_stack stacks(128 * 1024);
   const unsigned threads = block_dim.x * block_dim.y * block_dim.z;
   std::vector<unsigned char> shared(shared_bytes + 16);
   auto* const base = reinterpret_cast<unsigned char*>(
@@ -117,7 +153,7 @@ void run_grid(const char* name, dim3 grid, dim3 block_dim, std::size_t shared_by
           fiber.info.grid_dim = grid;
           fiber.info.rank = t;
           fiber.info.shared = base;
-          fiber.code = context::fiber(std::allocator_arg, stacks, [&](context::fiber&& scheduler) {
+          fiber.code = context::fiber(std::allocator_arg, SharedStacks{}, [&](context::fiber&& scheduler) {
             block.scheduler = std::move(scheduler);
             try {
               body();

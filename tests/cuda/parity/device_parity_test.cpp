@@ -62,7 +62,7 @@ std::vector<MatrixCase> one_rank_cases() {
 TEST(DeviceParity, every_feature_on_one_rank) {
   if (ranks() > 1 && simulated()) return;  // the same on each
   auto runner = make_runner("device_parity_one");
-  runner.expect_parity(one_rank_cases());
+  runner.expect_parity(share(one_rank_cases(), 2));
 }
 
 TEST(DeviceParity, dense_axes) {
