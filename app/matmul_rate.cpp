@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <vector>
 
 #include "comm/random.h"
@@ -49,8 +50,14 @@ double gpu_rate(model::Kernels& kernels, DType type) {
   double best = 0.0;
   for (auto n = kLeast; n <= kMost; n *= 2) {
     const auto matrix = static_cast<std::size_t>(n * n) * dtype_size(type);
-    model::Arena arena(3 * matrix + drawn.size() * sizeof(float) + 4096, model::Buffer::Kind::kReal,
-                       kernels.device());
+    std::optional<model::Arena> room;
+    try {
+      room.emplace(3 * matrix + drawn.size() * sizeof(float) + 4096, model::Buffer::Kind::kReal,
+                   kernels.device());
+    } catch (const Error&) {
+      break;  // the model leaves no more room: the rate of a smaller size will do
+    }
+    auto& arena = *room;
     const auto noise = arena.push(DType::kF32, {kLeast, kLeast});
     kernels.copy(noise, model::TensorView(drawn.data(), DType::kF32, {kLeast, kLeast}));
     const auto x = arena.push(type, {n, n}), w = arena.push(type, {n, n});

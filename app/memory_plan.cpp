@@ -128,8 +128,10 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
   plan.activations = activations(model::AssumedLoad::kBalanced);
   plan.activations_most =
       deck.model.moe.experts > 0 ? activations(model::AssumedLoad::kLargest) : plan.activations;
-  // On a GPU products take matrices as they are, and sums receive into memory of the library's own.
+  // On a GPU what is reserved is taken, and products take matrices as they are, and sums receive
+  // into memory of the library's own.
   const bool gpu = deck.run.device == "cuda";
+  if (gpu) plan.activations = plan.activations_most;
   if (compute != DType::kF64 && !gpu) {
     plan.packed = (2 * packed_elements(layout, deck.model) +
                    packed_activation_elements(deck, layout.rank_config(), layout.sharding().cp)) *

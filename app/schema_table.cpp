@@ -39,7 +39,8 @@ std::vector<Row> run_and_grid_rows() {
       {.name = "run.device",
        .field = at(run, &Run::device, {"auto", "cpu", "cuda"}),
        .fallback = "auto",
-       .doc = "Where the mathematics runs. auto: on GPUs where every rank has one, else on CPUs."},
+       .doc = "Where the mathematics runs. auto: on GPUs where every rank has one, on CPUs where "
+              "none has."},
       {.name = "run.precision",
        .field = at(run, &Run::precision, {"fp64", "fp32", "bf16"},
                    {DType::kF64, DType::kF32, DType::kBF16}),

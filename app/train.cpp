@@ -310,6 +310,7 @@ class Run {
     const auto records = trainer.records_to_save();
     const auto path =
         io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);
+    trainer.saved();
     comm::together(world(), [&] {
       if (root()) io::prune_checkpoints(folder_.checkpoints(), deck_.checkpoint.keep, info.step);
     });

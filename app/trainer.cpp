@@ -187,19 +187,19 @@ EvalResult Trainer::evaluate() {
 std::string Trainer::attention_choice() {
   const auto& config = params_.layout().rank_config();
   const auto cp = grid_.shape().size(comm::Axis::kCP);
+  const bool parts = cp > 1 && deck_.context.method != model::ContextMethod::kUlysses;
+  if (parts) return kernels_->device() == Device::kCuda ? "own kernels (parts of sequences)" : "";
   model::Kernels::AttentionUse use;
   use.type = deck_.run.precision;
   use.sequences = deck_.train.micro_batch;
   use.positions = deck_.train.seq;
-  use.heads = config.heads;
-  use.kv_heads = config.kv_heads;
+  use.heads = config.heads / cp;  // of whole sequences
+  use.kv_heads = std::max<std::int64_t>(1, config.kv_heads / cp);
   use.head_dim = config.head_dim;
   use.window = config.window;
   use.documents = deck_.data.mask_documents;
   use.dropout = config.dropout > 0.0;
-  auto text = kernels_->attention_choice(use);
-  if (!text.empty() && cp > 1) text += " where a rank has whole sequences";
-  return text;
+  return kernels_->attention_choice(use);
 }
 
 void Trainer::set_progress(std::int64_t completed, std::int64_t next_sample) {
@@ -218,6 +218,7 @@ std::vector<comm::TensorRecord> Trainer::records_to_save() {
 
 void Trainer::loaded() {
   params_.from_host();
+  params_.drop_host_copy();
   params_.round_weights(*kernels_);
   weights_.publish();
 }

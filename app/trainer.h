@@ -60,6 +60,7 @@ class Trainer {
   // What a checkpoint holds of this rank: where a load puts it, and what a save takes.
   std::vector<comm::TensorRecord> records() const;
   std::vector<comm::TensorRecord> records_to_save();
+  void saved() { params_.drop_host_copy(); }  // the records are no longer needed
   // After a load into records(): the weights follow.
   void loaded();
 

@@ -255,7 +255,7 @@ void* ParamStore::on_host(void* data) const {
   for (const auto& mirror : mirrors_) {
     const auto* const first = static_cast<const char*>(mirror.of->at(0));
     const auto offset = static_cast<const char*>(data) - first;
-    if (first != nullptr && offset >= 0 && static_cast<std::size_t>(offset) <= mirror.of->bytes()) {
+    if (first != nullptr && offset >= 0 && static_cast<std::size_t>(offset) < mirror.of->bytes()) {
       return mirror.copy.at(static_cast<std::size_t>(offset));
     }
   }
@@ -327,8 +327,11 @@ comm::TensorRecord ParamStore::record(std::size_t id, const std::string& name,
   // Without ZeRO the first replica writes; with it each writes its piece.
   const bool owner = part.counts && (cut.zero > 0 || first);
   comm::TensorRecord record{name, accumulator(), table()[id].shape, {}};
-  record.slabs = slabs_of(table()[id], part, layout_.kept(id), values.dtype(),
-                          static_cast<char*>(on_host(values.raw())), owner);
+  record.slabs =
+      slabs_of(table()[id], part, layout_.kept(id), values.dtype(),
+               values.empty() || values.elements() == 0 ? nullptr
+                                                        : static_cast<char*>(on_host(values.raw())),
+               owner);
   return record;
 }
 

@@ -86,6 +86,8 @@ class ParamStore {
   // it holds. Nothing on the CPU.
   void to_host();
   void from_host();
+  // Frees that copy; records made before point nowhere then.
+  void drop_host_copy() { mirrors_.clear(); }
   // The gradients likewise, under the parameters' names: after GradReducer::finish the whole sums,
   // of this moment.
   std::vector<comm::TensorRecord> gradient_records() const;

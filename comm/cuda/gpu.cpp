@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <unordered_map>
 
@@ -72,6 +73,27 @@ std::string uuid_text(const cudaUUID_t& uuid) {
 // user has set stays.
 void more_queues() {
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  // Loading a kernel at its first launch may wait for all that runs, NCCL's kernels among it, which
+  // wait for other ranks; so may NCCL's connections, made at the first use.
+  setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
+  setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
+}
+
+// "80;90;100": binaries run on GPUs of the same generation, and each brings code that later ones
+// translate.
+int least_architecture() {
+  int least = 1000;
+  for (const char* at = PG_CUDA_ARCHITECTURES; *at != 0;) {
+    char* end = nullptr;
+    const long one = std::strtol(at, &end, 10);
+    if (end == at) {
+      ++at;
+      continue;
+    }
+    least = std::min(least, static_cast<int>(one));
+    at = end;
+  }
+  return least;
 }
 
 }  // namespace
@@ -98,6 +120,16 @@ std::string gpu_missing() {
     return fmt::format("CUDA finds no GPU it can use: {} (driver for CUDA {}, built with {})",
                        cudaGetErrorString(status), version_text(driver),
                        version_text(CUDART_VERSION));
+  }
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties{};
+    PG_CUDA(cudaGetDeviceProperties(&properties, i));
+    if (10 * properties.major + properties.minor < least_architecture()) {
+      return fmt::format(
+          "GPU {} ({}, sm_{}{}) is older than those this program was built for "
+          "(PG_CUDA_ARCHITECTURES = {})",
+          i, properties.name, properties.major, properties.minor, PG_CUDA_ARCHITECTURES);
+    }
   }
   return count == 0 ? "no GPU is visible (CUDA_VISIBLE_DEVICES?)" : "";
 }
@@ -132,6 +164,10 @@ Gpu::Gpu(int ordinal) {
 
 Gpu::~Gpu() {
   // The process may be on its way out because CUDA failed: nobody is left to tell.
+  if (std::uncaught_exceptions() > 0) {
+    abort_watched();
+    return;
+  }
   cudaStreamSynchronize(compute_);
   cudaStreamDestroy(compute_);
 }
@@ -165,6 +201,12 @@ void gpu_free_on(GpuStream stream, void* data) noexcept {
 void gpu_free(void* data) noexcept {
   if (data == nullptr) return;
   ledger().leave(data);
+  // While a failure is on its way out, peers may never come: nothing is waited for, the process
+  // ends.
+  if (std::uncaught_exceptions() > 0) {
+    abort_watched();
+    return;
+  }
   // It waits for the GPU; an error of earlier work shows in the next check.
   try {
     wait_for_gpu();

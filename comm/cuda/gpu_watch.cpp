@@ -33,11 +33,15 @@ Watched::~Watched() {
   std::erase(all_watched(), this);
 }
 
+void abort_watched() noexcept {
+  for (auto* const watched : all_watched()) watched->abort();
+}
+
 void check_watched() {
   try {
     for (auto* const watched : all_watched()) watched->check();
   } catch (const Error&) {
-    for (auto* const watched : all_watched()) watched->abort();
+    abort_watched();
     throw;
   }
 }

@@ -34,4 +34,7 @@ void wait_for(GpuStream stream);
 // Throws what check() of anything watched throws, after it aborted everything.
 void check_watched();
 
+// Aborts everything watched.
+void abort_watched() noexcept;
+
 }  // namespace pg::comm

@@ -6,8 +6,19 @@
 
 namespace pg::model {
 
+namespace {
+
+constexpr std::int64_t kSmall = 1 << 16;  // elements
+
+}  // namespace
+
 GradReducer::GradReducer(ParamStore& params, Kernels& kernels, Groups groups)
-    : params_(params), kernels_(kernels), groups_(std::move(groups)) {}
+    : params_(params), kernels_(kernels), groups_(std::move(groups)) {
+  if (params.device() == Device::kCuda) {  // no allocation inside a step
+    packed_ =
+        Buffer(4 * kSmall * dtype_size(params.accumulator()), Buffer::Kind::kReal, params.device());
+  }
+}
 
 bool GradReducer::dropped(std::int64_t place) const {
   return sabotage_.drop_replica_sum ||
@@ -73,7 +84,6 @@ void GradReducer::settle_oldest() {
 
 // Small tensors travel together: a norm's few kilobytes are all latency.
 void GradReducer::sum_over(comm::Group& group, std::span<const TensorView> parts) {
-  constexpr std::int64_t kSmall = 1 << 16;  // elements
   std::vector<TensorView> small;
   std::int64_t packed = 0;
   const auto flush = [&] {

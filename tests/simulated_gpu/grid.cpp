@@ -153,18 +153,19 @@ void run_grid(const char* name, dim3 grid, dim3 block_dim, std::size_t shared_by
           fiber.info.grid_dim = grid;
           fiber.info.rank = t;
           fiber.info.shared = base;
-          fiber.code = context::fiber(std::allocator_arg, SharedStacks{}, [&](context::fiber&& scheduler) {
-            block.scheduler = std::move(scheduler);
-            try {
-              body();
-            } catch (const context::detail::forced_unwind&) {
-              throw;
-            } catch (...) {
-              block.failure = std::current_exception();
-            }
-            block.current->state = State::kEnded;
-            return std::move(block.scheduler);
-          });
+          fiber.code =
+              context::fiber(std::allocator_arg, SharedStacks{}, [&](context::fiber&& scheduler) {
+                block.scheduler = std::move(scheduler);
+                try {
+                  body();
+                } catch (const context::detail::forced_unwind&) {
+                  throw;
+                } catch (...) {
+                  block.failure = std::current_exception();
+                }
+                block.current->state = State::kEnded;
+                return std::move(block.scheduler);
+              });
         }
         running = &block;
         bool forwards = true;

@@ -18,7 +18,7 @@ using namespace cuda;
 
 constexpr int kThreads = 256, kUnroll = 2;
 // Parameters of one launch: within the 4 KiB that every driver takes.
-constexpr int kTensors = 60;
+constexpr int kTensors = 56;
 template <class W>
 constexpr int kTile = kThreads* kUnroll* Pack<acc_t<W>>::kSize;  // elements of a block
 
@@ -53,6 +53,8 @@ struct Tensors {
   unsigned first_tile[kTensors + 1];  // ascending; the last is the number of blocks
   int count = 0;
 };
+static_assert(sizeof(Tensors<double>) + sizeof(Factors<double>) <= 4096);
+static_assert(sizeof(Tensors<bf16>) + sizeof(Factors<float>) <= 4096);
 
 // W's elements of one pack of A: 8 bytes of bf16 for 16 of float.
 template <class W>

@@ -14,7 +14,7 @@ namespace pg::model::cuda {
 
 // The rows of one head of one sequence.
 template <class T>
-struct Rows {
+struct HeadRows {
   const T* data;
   std::int64_t stride;
   bool packs;  // each row begins at a multiple of 16 bytes and is a multiple of 16 bytes long
@@ -27,7 +27,7 @@ struct Input {
   const T* data;
   std::int64_t sequence, row, head;  // strides
   bool packs;
-  __device__ Rows<T> rows(int b, int h) const {
+  __device__ HeadRows<T> rows(int b, int h) const {
     return {data + b * sequence + h * head, row, packs};
   }
 };

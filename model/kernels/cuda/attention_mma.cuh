@@ -31,7 +31,7 @@ __device__ __forceinline__ int warp_index() {
 
 // Issues to[kRows][pitch] = rows first..; zeros where no row is there and past the head's size.
 template <int kRows, int kDepth, int kThreads>
-__device__ __forceinline__ void load_rows(bf16* to, Rows<bf16> rows, int first, Span there,
+__device__ __forceinline__ void load_rows(bf16* to, HeadRows<bf16> rows, int first, Span there,
                                           int size) {
   constexpr int kPacks = kDepth / 8;
   if (rows.packs) {

@@ -56,7 +56,7 @@ __device__ __forceinline__ A row_max(A x) {
 
 // to[64][width] = rows first.., columns column..; zeros outside of `rows_there` and of `size`.
 template <class T>
-__device__ __forceinline__ void load_tile_rows(acc_t<T>* to, int pitch, int width, Rows<T> rows,
+__device__ __forceinline__ void load_tile_rows(acc_t<T>* to, int pitch, int width, HeadRows<T> rows,
                                                int first, Span rows_there, int column, int size) {
   for (int i = static_cast<int>(threadIdx.x); i < kTile * width; i += kTileThreads) {
     const int r = i / width, c = i % width;
@@ -68,7 +68,7 @@ __device__ __forceinline__ void load_tile_rows(acc_t<T>* to, int pitch, int widt
 // Rows of one operand from `first` on, of which some exist.
 template <class T>
 struct TileOperand {
-  Rows<T> rows;
+  HeadRows<T> rows;
   int first;
   Span there;
 };

@@ -144,7 +144,7 @@ void CudaKernels::dropout(TensorView x, const Dropout& dropout) {
     dispatch(x.dtype(), [&]<class T>() {
       const auto scale = static_cast<acc_t<T>>(1.0 / (1.0 - dropout.rate));
       T* const data = part.data<T>();
-      if (width % kGroup<T> == 0 && aligned16(data) && rows_aligned(part)) {
+      if (width % kGroup<T> == 0 && aligned16(data) && strides_aligned(part)) {
         const Tiles<kGroup<T>> tiles(part.dim(0), width);
         launch("dropout", dropout_groups<T>, tiles.grid(), tiles.block, 0, stream_, data,
                part.stride(0), sequences, mask, scale, tiles);

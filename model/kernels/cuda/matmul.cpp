@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "comm/cuda/cuda_check.h"
+#include "comm/cuda/gpu_watch.h"
 #include "model/kernels/cuda/matmul_plan.h"
 
 namespace pg::model::cuda {
@@ -21,10 +22,11 @@ namespace {
 // An axis that varies has this size when the heuristics are asked, and when candidates are timed:
 // rows of an expert of a usual micro-batch.
 constexpr std::int64_t kUsualSize = 1024;
+constexpr std::int64_t kAskedSizes[] = {kUsualSize, 64, 4096, 16384};
 // What an algorithm must take before it may serve an axis that varies: single rows, odd sizes,
 // tiles and their neighbours, and the largest groups.
 constexpr std::int64_t kAnySize[] = {1,  2,   3,   7,    8,    15,   17,    31,     64,
-                                     65, 127, 129, 1000, 1024, 4097, 16383, 100000, 1 << 18};
+                                     65, 127, 129, 1000, 1024, 4097, 16383, 1 << 16};
 // A tile of 256 x 256 sums twice over.
 constexpr std::size_t kWorkspacePerProcessor = std::size_t{512} << 10;
 // A later candidate must be faster by this much: the clock's noise decides nothing.
@@ -153,24 +155,31 @@ struct CudaMatmul::Impl {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align(2));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align(2));
 
-    if (varies) plan.fit(resized(MatmulSizes(product), product.varies, kUsualSize), product);
-    std::vector<cublasLtMatmulHeuristicResult_t> results(
-        static_cast<std::size_t>(std::max(1, policy.candidates)));
-    int found = 0;
-    const auto status = cublasLtMatmulAlgoGetHeuristic(
-        handle.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.c.get(), plan.c.get(), made,
-        static_cast<int>(results.size()), results.data(), &found);
-    if (varies) plan.fit(MatmulSizes(product), product);
-    const bool epilogue = !product.bias.empty() || product.gelu != Gelu::kNone;
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
-        (status == CUBLAS_STATUS_INVALID_VALUE && epilogue)) {
-      return {};  // (Which of the two refuses an epilogue is not documented.)
-    }
-    cublas_check(status, "cublasLtMatmulAlgoGetHeuristic", product);
+    // For an axis that varies those of several sizes, until some take them all.
     std::vector<cublasLtMatmulAlgo_t> fitting;
-    for (const auto& result : std::span(results).first(static_cast<std::size_t>(found))) {
-      if (result.state != CUBLAS_STATUS_SUCCESS) continue;
-      if (takes(plan, product, result.algo)) fitting.push_back(result.algo);
+    for (const auto size : varies ? std::span<const std::int64_t>(kAskedSizes)
+                                  : std::span<const std::int64_t>(kAskedSizes).first(1)) {
+      if (varies) plan.fit(resized(MatmulSizes(product), product.varies, size), product);
+      const int most = std::max(1, varies ? 4 * policy.candidates : policy.candidates);
+      std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<std::size_t>(most));
+      int found = 0;
+      const auto status = cublasLtMatmulAlgoGetHeuristic(
+          handle.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.c.get(), plan.c.get(),
+          made, most, results.data(), &found);
+      if (varies) plan.fit(MatmulSizes(product), product);
+      const bool epilogue = !product.bias.empty() || product.gelu != Gelu::kNone;
+      if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
+          (status == CUBLAS_STATUS_INVALID_VALUE && epilogue)) {
+        continue;  // (Which of the two refuses an epilogue is not documented.)
+      }
+      cublas_check(status, "cublasLtMatmulAlgoGetHeuristic", product);
+      for (const auto& result : std::span(results).first(static_cast<std::size_t>(found))) {
+        if (result.state != CUBLAS_STATUS_SUCCESS || std::ssize(fitting) >= policy.candidates) {
+          continue;
+        }
+        if (takes(plan, product, result.algo)) fitting.push_back(result.algo);
+      }
+      if (!fitting.empty()) break;
     }
     return fitting;
   }
@@ -219,7 +228,7 @@ struct CudaMatmul::Impl {
       PG_CUDA(cudaEventRecord(begin.get(), stream));
       for (int i = 0; i < policy.timed_runs; ++i) once();
       PG_CUDA(cudaEventRecord(end.get(), stream));
-      PG_CUDA(cudaEventSynchronize(end.get()));
+      comm::wait_for(stream);  // which may wait for other ranks, and they may fail
       float time = 0.0f;
       PG_CUDA(cudaEventElapsedTime(&time, begin.get(), end.get()));
       if (!best || time < kWorthwhile * best_time) best = algorithm, best_time = time;

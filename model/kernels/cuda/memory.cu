@@ -130,8 +130,12 @@ void CudaKernels::copy(TensorView to, TensorView from) {
   if (to.device() != from.device()) {
     PG_ASSERT(to.contiguous() && from.contiguous() && to.dtype() == from.dtype(), "to {} from {}",
               to.text(), from.text());
+    // CUDA itself waits in a copy to memory that is not page-locked, and knows nothing of ranks
+    // that fail.
+    const bool to_host = to.device() == Device::kCpu;
+    if (to_host) comm::wait_for(stream_);
     PG_CUDA(cudaMemcpyAsync(to.raw(), from.raw(), to.bytes(), cudaMemcpyDefault, stream_));
-    if (to.device() == Device::kCpu) comm::wait_for(stream_);
+    if (to_host) PG_CUDA(cudaStreamSynchronize(stream_));
     return;
   }
   require_cuda(to);

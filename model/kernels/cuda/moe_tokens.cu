@@ -216,9 +216,11 @@ void CudaKernels::moe_rows(TensorView rows, std::span<std::int64_t> counts, Tens
          stream_, starts, mask, pieces);
   launch("moe_rows", scan_pieces<true>, dim3(1), dim3(kScanThreads), 0, stream_, starts, totals,
          pieces, experts);
-  // The host plans with the counts while the rows are still being numbered.
-  PG_CUDA(cudaMemcpyAsync(counts.data(), totals, totals_bytes, cudaMemcpyDeviceToHost, stream_));
+  // The host plans with the counts while the rows are still being numbered. (It waits where a
+  // failure of other ranks is seen, which CUDA's own wait inside the copy is not.)
   comm::wait_for(stream_);
+  PG_CUDA(cudaMemcpyAsync(counts.data(), totals, totals_bytes, cudaMemcpyDeviceToHost, stream_));
+  PG_CUDA(cudaStreamSynchronize(stream_));
   launch("moe_rows", number_rows, dim3(blocks_of(pieces)), dim3(kPieceThreads), 0, stream_,
          Rows<std::int32_t>(rows), mask, starts, pieces);
 }

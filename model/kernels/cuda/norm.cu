@@ -308,7 +308,8 @@ void check_stats(const TensorView& stats, const TensorView& matrix) {
 }
 
 bool all_aligned(std::initializer_list<TensorView> all) {
-  return std::all_of(all.begin(), all.end(), [](const TensorView& x) { return rows_aligned(x); });
+  return std::all_of(all.begin(), all.end(),
+                     [](const TensorView& x) { return strides_aligned(x); });
 }
 
 }  // namespace

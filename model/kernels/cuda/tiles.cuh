@@ -44,7 +44,7 @@ struct Tiles {
 };
 
 // Every row of the matrix begins at a multiple of 16 bytes.
-inline bool rows_aligned(const TensorView& x) {
+inline bool strides_aligned(const TensorView& x) {
   const auto size = static_cast<std::int64_t>(dtype_size(x.dtype()));
   return aligned16(x.raw()) && (x.rank() < 2 || x.dim(0) <= 1 || x.stride(0) * size % 16 == 0);
 }
@@ -111,13 +111,13 @@ void run_elementwise_rows(const char* name, cudaStream_t stream, const TensorVie
     operands.in[k] = in[k].template data<T>();
     operands.in_stride[k] = in[k].stride(0);
     one_run = one_run && in[k].contiguous();
-    aligned = aligned && aligned16(in[k].raw()) && rows_aligned(in[k]);
+    aligned = aligned && aligned16(in[k].raw()) && strides_aligned(in[k]);
   }
   for (int k = 0; k < kOut; ++k) {
     operands.out[k] = out[k].template data<T>();
     operands.out_stride[k] = out[k].stride(0);
     one_run = one_run && out[k].contiguous();
-    aligned = aligned && aligned16(out[k].raw()) && rows_aligned(out[k]);
+    aligned = aligned && aligned16(out[k].raw()) && strides_aligned(out[k]);
   }
   if (one_run) {
     width *= rows;
