@@ -22,9 +22,11 @@ bool simulated() {
   return comm::Gpu(0).info().name == "simulated GPU";
 }
 
-// A list as it is, or on the simulated GPU, which is slow, every n-th of it.
+// A list as it is, or on the simulated GPU, which is slow, every n-th of it; with
+// PG_DEVICE_PARITY=more (make test-full) four times as many.
 std::vector<MatrixCase> share(const std::vector<MatrixCase>& all, std::size_t n) {
   if (!simulated()) return all;
+  if (std::getenv("PG_DEVICE_PARITY") != nullptr) n = (n + 3) / 4;
   std::vector<MatrixCase> some;
   for (std::size_t i = n / 2; i < all.size(); i += n) some.push_back(all[i]);
   return some;
@@ -62,25 +64,29 @@ std::vector<MatrixCase> one_rank_cases() {
 TEST(DeviceParity, every_feature_on_one_rank) {
   if (ranks() > 1 && simulated()) return;  // the same on each
   auto runner = make_runner("device_parity_one");
-  runner.expect_parity(share(one_rank_cases(), 2));
+  runner.expect_parity(share(one_rank_cases(), 3));
 }
 
 TEST(DeviceParity, dense_axes) {
   if (ranks() == 1) return;
   auto runner = make_runner("device_parity_dense");
-  runner.expect_parity(share(covering(all_cases(ranks())), 24));
+  runner.expect_parity(share(covering(all_cases(ranks())), 48));
 }
 
 TEST(DeviceParity, experts) {
   if (ranks() == 1) return;
   auto runner = make_runner("device_parity_experts");
-  runner.expect_parity(share(covering(expert_cases(ranks())), 24));
+  runner.expect_parity(share(covering(expert_cases(ranks())), 48));
 }
 
 TEST(DeviceParity, parts_of_sequences) {
   if (ranks() == 1) return;
   auto runner = make_runner("device_parity_context");
-  runner.expect_parity(share(covering(context_cases(ranks())), 12));
+  auto cases = share(covering(context_cases(ranks())), 32);
+  for (const auto style : {Style::kLlama, Style::kGpt2}) {
+    cases.push_back(with_context(of_style(style), 2, ContextMethod::kRing));
+  }
+  runner.expect_parity(cases);
 }
 
 TEST(DeviceParity, fp32) {
