@@ -121,10 +121,11 @@ if(pg_cuda_found)
   # Kernels use constexpr functions of comm/dtype.h.
   target_compile_options(pg_cuda PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Werror=all-warnings;-lineinfo>")
+  string(REPLACE ";" "," pg_architectures "${PG_CUDA_ARCHITECTURES}")
   # fmt 9 at compile time is too much for nvcc.
   target_compile_definitions(pg_cuda PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:FMT_CONSTEVAL=> $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>
-    "PG_CUDA_ARCHITECTURES=\"${PG_CUDA_ARCHITECTURES}\"")
+    "PG_CUDA_ARCHITECTURES=\"${pg_architectures}\"")
   target_include_directories(pg_cuda SYSTEM PUBLIC ${NCCL_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(pg_cuda PUBLIC pentagrid_core CUDA::cudart_static CUDA::cublasLt
     ${NCCL_LIBRARY})

@@ -164,7 +164,8 @@ DECK
 if [[ $list == no ]]; then
   if [[ $build == yes ]]; then
     [[ $folder == build ]] || die "--build is for --no-build"
-    "$root/scripts/build.sh" --tests pentagrid test_gpu_kernels test_gpu_parity test_gpu_comm
+    "$root/scripts/build.sh" --tests pentagrid test_gpu_kernels test_gpu_parity test_gpu_comm \
+      test_gpu_run
   fi
   [[ -x $tests/test_gpu_kernels ]] || die "$tests/test_gpu_kernels is missing: built without CUDA?"
   mkdir -p "$logs"
@@ -180,6 +181,7 @@ part kernels 600 "$tests/test_gpu_kernels"
 for ranks in 1 2 4 8; do part parity-$ranks 900 launch $ranks "$tests/test_gpu_parity"; done
 for ranks in 1 2 4; do part comm-$ranks 300 launch $ranks "$tests/test_gpu_comm"; done
 for ranks in 2 4; do part nccl-$ranks 180 comm_apart $ranks; done
+for ranks in 1 2; do part run-$ranks 300 launch $ranks "$tests/test_gpu_run"; done
 part training-1 300 training 1
 part training-2 300 training 2 grid.zero=2
 part training-4 300 training 4 grid.tp=2 grid.pp=2 grid.sequence_parallel=true

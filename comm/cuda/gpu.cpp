@@ -79,7 +79,7 @@ void more_queues() {
   setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
 }
 
-// "80;90;100": binaries run on GPUs of the same generation, and each brings code that later ones
+// "80,90,100": binaries run on GPUs of the same generation, and each brings code that later ones
 // translate.
 int least_architecture() {
   int least = 1000;

@@ -1,0 +1,110 @@
+// Whole runs on a GPU, with files: stopped and resumed they print the same digits, and a checkpoint
+// goes on wherever it is loaded, on the CPU or on another grid of GPUs.
+//
+// Built for the simulated GPU and for a real one.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "app/train.h"
+#include "harness/tiny_run.h"
+#include "io/checkpoint.h"
+#include "io/run_folder.h"
+
+namespace pg::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kSteps = 4, kStop = 2;
+
+comm::Communicator world() {
+  return comm::Communicator::world();
+}
+
+app::Deck deck_in(const std::string& folder, DType precision, const std::string& device) {
+  static const auto tokens =
+      make_tokens(world(), "device_run" + std::to_string(world().size()), 1201, 61, 5);
+  auto deck = gpt2_deck(tokens, precision);
+  deck.run.device = device;
+  deck.train.steps = kSteps;
+  deck.schedule.warmup = 1;
+  deck.run.output =
+      (scratch_folder("device_run") / (folder + "_np" + std::to_string(world().size()))).string();
+  const auto group = comm::make_mpi_group(world(), "clean");
+  if (group->rank() == 0) fs::remove_all(deck.run.output);
+  group->barrier();
+  return deck;
+}
+
+// The text of each step's loss.
+std::vector<std::string> losses_of(const app::Deck& deck) {
+  std::vector<std::string> losses;
+  std::ifstream in(fs::path(deck.run.output) / "metrics.jsonl");
+  for (std::string line; std::getline(in, line);) {
+    if (!nlohmann::json::parse(line).contains("loss")) continue;
+    const auto begin = line.find("\"loss\": ") + 8;
+    losses.push_back(line.substr(begin, line.find(',', begin) - begin));
+  }
+  return losses;
+}
+
+void stop_at(app::Deck deck) {
+  deck.run.stop_after = kStop;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+}
+
+class DeviceRunIn : public ::testing::TestWithParam<DType> {};
+
+TEST_P(DeviceRunIn, a_stopped_and_resumed_run_prints_the_same_digits) {
+  const auto straight = deck_in("straight", GetParam(), "cuda");
+  ASSERT_EQ(app::run_train(straight, world()), ExitCode::kDone);
+  const auto expected = losses_of(straight);
+  ASSERT_EQ(expected.size(), static_cast<std::size_t>(kSteps));
+
+  auto deck = deck_in("stopped", GetParam(), "cuda");
+  // As a run that is repeated: with the choices that the first one made.
+  const auto choices = fs::path(straight.run.output) / "choices.json";
+  const auto kept = io::RunFolder(straight.run.output).read_choices();
+  ASSERT_EQ(kept.size(), static_cast<std::size_t>(world().size()));
+  EXPECT_FALSE(kept[0].empty());
+  const auto group = comm::make_mpi_group(world(), "copy");
+  if (group->rank() == 0) {
+    fs::create_directories(deck.run.output);
+    fs::copy_file(choices, fs::path(deck.run.output) / "choices.json");
+  }
+  group->barrier();
+  stop_at(deck);
+  deck.checkpoint.resume = "latest";
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+  EXPECT_EQ(losses_of(deck), expected);
+  EXPECT_EQ(io::RunFolder(deck.run.output).read_choices(), kept);
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, DeviceRunIn, ::testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& p) { return std::string(dtype_name(p.param)); });
+
+// In fp64 both devices' sums agree to rounding (parity_test.cpp says how far).
+TEST(DeviceRun, a_checkpoint_goes_on_where_it_is_loaded) {
+  const auto straight = deck_in("on_the_cpu", DType::kF64, "cpu");
+  ASSERT_EQ(app::run_train(straight, world()), ExitCode::kDone);
+  const auto expected = losses_of(straight);
+  for (const auto& [from, to] : {std::pair{"cuda", "cpu"}, std::pair{"cpu", "cuda"}}) {
+    auto deck = deck_in(std::string("from_") + from, DType::kF64, from);
+    stop_at(deck);
+    deck.run.device = to;
+    deck.checkpoint.resume = "latest";
+    ASSERT_EQ(app::run_train(deck, world()), ExitCode::kDone);
+    const auto losses = losses_of(deck);
+    ASSERT_EQ(losses.size(), expected.size());
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      EXPECT_NEAR(std::stod(losses[i]) / std::stod(expected[i]), 1.0, 1e-9)
+          << from << " to " << to << ", step " << i + 1;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pg::testing
