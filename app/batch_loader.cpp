@@ -40,8 +40,8 @@ void BatchLoader::load(std::int64_t first, std::int64_t count) {
 }
 
 std::int64_t BatchLoader::array_begin(int array) const {
-  const std::array sizes{tokens_.size(), targets_.size(), document_begin_.size(),
-                         positions_.size()};
+  const std::array sizes{std::ssize(tokens_), std::ssize(targets_), std::ssize(document_begin_),
+                         std::ssize(positions_)};
   return std::accumulate(sizes.begin(), sizes.begin() + array, std::int64_t{0});
 }
 

@@ -9,6 +9,7 @@ namespace pg::comm {
 
 class Watched {
  public:
+  virtual ~Watched();
   Watched(const Watched&) = delete;
   Watched& operator=(const Watched&) = delete;
 
@@ -20,7 +21,6 @@ class Watched {
 
  protected:
   Watched();
-  virtual ~Watched();
 };
 
 // The host waits for all that was issued on the GPU, or on `watched`'s stream. Error(kComm) when
