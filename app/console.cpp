@@ -162,6 +162,7 @@ std::string banner_text(const Banner& b) {
   text += row("hosts", fmt::format("{}, {} thread{} each", hosts_text(b.hosts), b.threads,
                                    b.threads == 1 ? "" : "s"));
   if (!b.gpus.empty()) text += gpus_rows(b);
+  if (!b.no_gpu.empty()) text += row("gpus", "none: " + b.no_gpu);
   if (!b.tensor_ranks_share_host) {
     text += row("warning", "a tp group spans hosts: its messages cross the network in every layer");
   }

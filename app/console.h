@@ -21,6 +21,7 @@ struct Banner {
   // what computes attention there.
   std::vector<std::string> gpus = {};
   std::string transport = {}, attention = {};
+  std::string no_gpu = {};  // why "auto" has taken CPUs
   int threads = 1;
   bool tensor_ranks_share_host = true;
   std::int64_t train_tokens = 0, samples = 0;

@@ -128,8 +128,8 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
   plan.activations = activations(model::AssumedLoad::kBalanced);
   plan.activations_most =
       deck.model.moe.experts > 0 ? activations(model::AssumedLoad::kLargest) : plan.activations;
-  // On a GPU what is reserved is taken, and products take matrices as they are, and sums receive
-  // into memory of the library's own.
+  // On a GPU what is reserved is taken; products take matrices as they are, and sums receive into
+  // memory of the library's own.
   const bool gpu = deck.run.device == "cuda";
   if (gpu) plan.activations = plan.activations_most;
   if (compute != DType::kF64 && !gpu) {
@@ -137,9 +137,10 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
                    packed_activation_elements(deck, layout.rank_config(), layout.sharding().cp)) *
                   static_cast<std::int64_t>(dtype_size(compute));
   }
-  if (!gpu)
+  if (!gpu) {
     plan.communication =
         communication_bytes(deck, layout, compute, pipeline_options(deck, grid).micro_batches);
+  }
   plan.total = bytes.total() + plan.activations + plan.packed + plan.communication;
   return plan;
 }

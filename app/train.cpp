@@ -51,6 +51,7 @@ class Run {
         grid_(world, grid_of(deck, world.size()), gpu_.get()),
         folder_(deck.run.output) {
     deck_.resolved = resolved_text(deck_);  // before what this machine has goes in
+    auto_ = deck_.run.device == "auto";
     deck_.run.device = gpu_ != nullptr ? "cuda" : "cpu";
     deck_.run.threads = threads_of(deck_, grid_);
   }
@@ -204,6 +205,7 @@ class Run {
   void print_banner(Trainer& trainer) {
     Banner banner{
         .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
+    if (gpu_ == nullptr && auto_) banner.no_gpu = comm::gpu_missing();
     if (gpu_ != nullptr) {
       banner.gpus = comm::all_gather(world(), gpu_line(gpu_->info()));
       banner.transport = world().size() > 1 ? grid_.transport() : "";
@@ -326,6 +328,7 @@ class Run {
   io::RunFolder folder_;
   std::unique_ptr<io::MetricsWriter> metrics_;
   bool folder_is_ours_ = true;
+  bool auto_ = false;  // the deck left the device open
   std::string resume_from_;
   double matmul_flops_ = 0;
 };

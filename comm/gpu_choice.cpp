@@ -2,9 +2,7 @@
 
 #include <algorithm>
 
-#include "comm/agree.h"
 #include "comm/error.h"
-#include "comm/gpu.h"
 #include "comm/gpu_groups.h"
 
 namespace pg::comm {
@@ -21,17 +19,6 @@ GpuChoice choose_gpu(int visible, int local_rank, int local_size) {
     choice.text += fmt::format(", shared: {} ranks on this host", local_size);
   }
   return choice;
-}
-
-GpuChoice choose_gpu(const Communicator& world) {
-  const auto all = make_mpi_group(world, "world");
-  const auto node = world.split_by_host();
-  together(*all, [] {
-    if (const auto missing = gpu_missing(); !missing.empty()) {
-      throw fail(ExitCode::kDeck, "a GPU was asked for, but {}", missing);
-    }
-  });
-  return choose_gpu(gpu_count(), node.rank(), node.size());
 }
 
 bool gpus_are_shared(std::vector<std::string> ids) {

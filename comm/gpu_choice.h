@@ -1,11 +1,9 @@
-// Which GPU a rank takes, and what carries the buffers of ranks that have one: plain arithmetic,
-// and the calls that gather what it needs.
+// Which GPU a rank takes, and what carries the buffers of ranks that have one: plain
+// arithmetic.
 #pragma once
 
 #include <string>
 #include <vector>
-
-#include "comm/mpi_session.h"
 
 namespace pg::comm {
 
@@ -18,8 +16,6 @@ struct GpuChoice {
 // A launcher that binds ranks (Slurm's --gpus-per-task) shows each its own: one is visible, and is
 // taken. Otherwise rank i of a host takes GPU i, round and round. `visible` >= 1.
 GpuChoice choose_gpu(int visible, int local_rank, int local_size);
-// The same for this rank. Collective; Error(kDeck) on all ranks, naming the first that has no GPU.
-GpuChoice choose_gpu(const Communicator& world);
 
 // Does any GPU (by GpuInfo::id) belong to two ranks?
 bool gpus_are_shared(std::vector<std::string> ids);

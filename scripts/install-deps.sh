@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # scripts/install-deps.sh [build] [run] [test] [lint] [cuda]
-# Installs the Debian/Ubuntu packages of these groups that are missing, as root or through sudo;
-# `cuda` is none of them: where nvcc is it puts the headers of cuDNN's frontend into build/.
-# when none is missing it only asks dpkg, which takes no network and a few hundredths of a second.
+# Installs the Debian/Ubuntu packages of these groups that are missing, as root or through sudo. Of
+# `cuda`, where nvcc is: the headers of cuDNN's frontend, into build/, and what its tests need. When
+# none is missing it only asks dpkg, which takes no network and a few hundredths of a second.
 # Where it cannot install, it prints the command, and what a cluster's modules must bring instead.
 # PG_DEPS=none skips all this: CMake then looks for everything and says what it misses.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -24,7 +24,8 @@ namespace pg::comm::testing {
 inline int choose(int seed, int gpus) {
   setenv("PG_SIMULATED_ORDER", std::to_string(seed).c_str(), 1);
   setenv("PG_SIMULATED_GPUS", std::to_string(gpus).c_str(), 1);
-  return choose_gpu(Communicator::world()).ordinal;
+  const auto node = Communicator::world().split_by_host();
+  return choose_gpu(gpu_count(), node.rank(), node.size()).ordinal;
 }
 
 template <class T>
