@@ -21,8 +21,11 @@ struct RunSection {
   std::int64_t seed = 0;
   std::string device;  // "auto" | "cpu" | "cuda"
   DType precision = DType::kF32;
-  std::int64_t threads = 0;     // per rank; 0: OMP_NUM_THREADS, else cores / ranks on this host
-  std::int64_t stop_after = 0;  // 0: not set
+  std::int64_t threads = 0;        // per rank; 0: OMP_NUM_THREADS, else cores / ranks on this host
+  std::int64_t stop_after = 0;     // 0: not set
+  std::int64_t wall_limit = 0;     // s; 0: what the batch system leaves
+  std::int64_t watchdog = 0;       // s without progress anywhere; 0: off
+  std::int64_t replica_check = 0;  // steps; 0: off
   bool operator==(const RunSection&) const = default;
 };
 
@@ -62,6 +65,8 @@ struct TrainSection {
   std::int64_t steps = 0, seq = 0, global_batch = 0, micro_batch = 0;
   std::int64_t eval_every = 0;    // 0: only at the end, when data.valid is set
   std::int64_t eval_batches = 0;  // global batches an evaluation reads
+  double spike_sigma = 0;         // 0: off
+  std::int64_t max_skips = 5;     // in a row
   bool operator==(const TrainSection&) const = default;
 };
 
@@ -81,14 +86,20 @@ struct ScheduleSection {
 };
 
 struct CheckpointSection {
-  std::int64_t every = 0;  // 0: only on a stop
-  std::int64_t keep = 0;   // 0: all
-  std::string resume;      // "none" | "auto" | "latest" | path
+  std::int64_t every = 0;       // 0: only on a stop
+  std::int64_t keep = 0;        // the newest so many; 0: all
+  std::int64_t keep_every = 0;  // and those of steps that this divides; 0: no others
+  std::string resume;           // "none" | "auto" | "latest" | path
+  bool async = false, verify = false;
+  std::vector<std::string> overrides;  // keys that may differ from those of the checkpoint
+  std::vector<std::string> hints;      // "NAME=VALUE" for MPI_Info
+  std::int64_t alignment = 4096;       // bytes, of large tensors in the file
   bool operator==(const CheckpointSection&) const = default;
 };
 
 struct LogSection {
   std::int64_t every = 0;
+  double straggler = 0;  // times the median; 0: off
   bool operator==(const LogSection&) const = default;
 };
 

@@ -126,8 +126,11 @@ inline constexpr unsigned kTraining =
     static_cast<unsigned>(Purpose::kTrain) | static_cast<unsigned>(Purpose::kCheck);
 inline constexpr unsigned kPreparing = static_cast<unsigned>(Purpose::kPrepare);
 
+inline constexpr double kStepsMax = 999999999;  // nine digits in a checkpoint's name
+
 std::vector<Row> model_rows();
 std::vector<Row> moe_rows();
+std::vector<Row> saving_rows();
 
 inline SchemaKey schema_key(Row row) {
   const std::string name = row.name;

@@ -1,5 +1,6 @@
 // The table: every key of the deck once, with type, default, range, unit and meaning. The rows of
-// [model] and [moe] stand in app/schema_model_rows.cpp.
+// [model] and [moe] stand in app/schema_model_rows.cpp, those of saving, logging and what is not
+// training in app/schema_saving_rows.cpp.
 //
 // Ranges bound every product of sizes that the program forms to less than 2^63.
 #include "app/schema.h"
@@ -8,7 +9,7 @@
 namespace pg::app {
 namespace {
 
-constexpr double kStepsMax = 999999999;  // nine digits in a checkpoint's name
+constexpr double kSecondsMax = 366 * 86400;
 
 std::vector<Row> run_and_grid_rows() {
   const auto run = &Deck::run;
@@ -62,9 +63,27 @@ std::vector<Row> run_and_grid_rows() {
        .unit = "steps",
        .doc = "Stop once this step is done, as a signal would: checkpoint, exit 75. The schedule "
               "still aims at train.steps. 0: off."},
-      reserved("run.wall_limit", 0),
-      reserved("run.watchdog", 0),
-      reserved("run.replica_check", 0),
+      {.name = "run.wall_limit",
+       .field = at(run, &Run::wall_limit),
+       .fallback = 0,
+       .range = between(0, kSecondsMax),
+       .unit = "s",
+       .doc = "Stop, as a signal would, early enough to have saved this long after the start. 0: "
+              "what Slurm leaves the job, outside of it no limit."},
+      {.name = "run.watchdog",
+       .field = at(run, &Run::watchdog),
+       .fallback = 1800,
+       .range = between(0, kSecondsMax),
+       .unit = "s",
+       .doc = "When no rank has come on for so long, report where each stands and end with exit "
+              "code 6. 0: off."},
+      {.name = "run.replica_check",
+       .field = at(run, &Run::replica_check),
+       .fallback = 0,
+       .range = between(0, kStepsMax),
+       .unit = "steps",
+       .doc = "Compare the copies of all weights, bit for bit, every so many steps; exit code 7 "
+              "naming the rank that differs. 0: off."},
 
       {.name = "grid.dp",
        .field = at(grid, &Grid::dp),
@@ -218,7 +237,19 @@ std::vector<Row> training_rows() {
        .range = between(1, 1 << 20),
        .unit = "global batches",
        .doc = "How much of data.valid an evaluation reads."},
-      reserved("train.spike_sigma", 0.0),
+      {.name = "train.spike_sigma",
+       .field = at(train, &Train::spike_sigma),
+       .fallback = 0.0,
+       .range = at_least(0),
+       .doc = "Skip the update of a step whose loss lies more than so many standard deviations "
+              "above the mean of the last ones. 0: off. Steps whose loss or gradient is not finite "
+              "are always skipped."},
+      {.name = "train.max_skips",
+       .field = at(train, &Train::max_skips),
+       .fallback = 5,
+       .range = between(1, kStepsMax),
+       .unit = "steps",
+       .doc = "Skipped in a row, they end the run with exit code 7."},
 
       {.name = "optimizer.kind",
        .field = at(optimizer, &Optimizer::kind, {"adamw"}),
@@ -277,55 +308,6 @@ std::vector<Row> training_rows() {
        .range = between(0, kStepsMax),
        .unit = "steps",
        .doc = "wsd only: length of the final decay."},
-  };
-}
-
-std::vector<Row> saving_rows() {
-  const auto checkpoint = &Deck::checkpoint;
-  using Checkpoint = CheckpointSection;
-  return {
-      {.name = "checkpoint.every",
-       .field = at(checkpoint, &Checkpoint::every),
-       .fallback = 0,
-       .range = between(0, kStepsMax),
-       .unit = "steps",
-       .doc = "Save every so many steps. 0: only on a stop."},
-      {.name = "checkpoint.keep",
-       .field = at(checkpoint, &Checkpoint::keep),
-       .fallback = 0,
-       .range = between(0, kStepsMax),
-       .unit = "checkpoints",
-       .doc = "Newest ones to keep. 0: all."},
-      reserved("checkpoint.keep_every", 0),
-      {.name = "checkpoint.resume",
-       .field = at(checkpoint, &Checkpoint::resume),
-       .fallback = "none",
-       .doc = "\"none\": start afresh, refused when run.output holds a run. \"latest\": the newest "
-              "sound checkpoint, which must exist. \"auto\": latest if there is one, else none. "
-              "Or the path of a checkpoint."},
-      reserved("checkpoint.async", false),
-      reserved("checkpoint.verify", false),
-      reserved("checkpoint.override", std::vector<std::string>{}),
-
-      {.name = "log.every",
-       .field = at(&Deck::log, &LogSection::every),
-       .fallback = 10,
-       .range = between(1, kStepsMax),
-       .unit = "steps",
-       .doc = "A line on the console every so many steps; metrics.jsonl gets every step."},
-
-      reserved("generate.prompts", ""),
-      reserved("generate.output", ""),
-      reserved("generate.max_new_tokens", 0),
-      reserved("generate.temperature", 1.0),
-      reserved("generate.top_k", 0),
-      reserved("generate.top_p", 1.0),
-      reserved("generate.seed", 1),
-      reserved("generate.block_size", 0),
-      reserved("plan.nodes", 0),
-      reserved("plan.gpus_per_node", 0),
-      reserved("plan.gpu", ""),
-      reserved("plan.target", ""),
   };
 }
 

@@ -1,18 +1,18 @@
 #include "app/train.h"
 
-#include <fmt/ranges.h>
 #include <sys/resource.h>
 
 #include <chrono>
-#include <ctime>
 #include <optional>
 
 #include "app/console.h"
 #include "app/device.h"
 #include "app/matmul_rate.h"
 #include "app/moe_report.h"
-#include "app/resume_check.h"
+#include "app/resume.h"
+#include "app/run_saver.h"
 #include "app/schema.h"
+#include "app/stop.h"
 #include "app/threads.h"
 #include "app/traffic_report.h"
 #include "app/trainer.h"
@@ -68,7 +68,12 @@ class Run {
 
   ExitCode run() {
     // 1. What to resume, and a folder that holds no other run.
-    find_resume();
+    try {
+      resume_from_ = find_resume(deck_, world(), folder_, say_);
+    } catch (const Error& error) {
+      folder_is_ours_ = error.code() != ExitCode::kDeck;
+      throw;
+    }
     // 2. Memory, data, model; that this processor has the precision's products, it shows at once.
     Trainer trainer(deck_, grid_);
     take_choices(trainer.kernels());
@@ -76,7 +81,7 @@ class Run {
       matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
     });
     matmul_flops_ = comm::all_reduce(world(), matmul_flops_, comm::ReduceOp::kSum);
-    load(trainer);
+    if (!resume_from_.empty()) load_resume(deck_, grid_, resume_from_, trainer, say_);
     if (trainer.completed() >= deck_.train.steps) {
       say(fmt::format("step {} of {} is done already: nothing to do\n", trainer.completed(),
                       deck_.train.steps));
@@ -95,45 +100,6 @@ class Run {
     if (terminal_) std::fputs("\r\033[K", stdout);  // over the progress bar
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
-  }
-
-  void find_resume() {
-    std::string found;
-    comm::together(world(), [&] {
-      if (!root()) return;
-      if (deck_.checkpoint.resume == "none") {
-        if (folder_.holds_run()) {
-          folder_is_ours_ = false;
-          throw fail(ExitCode::kDeck,
-                     "run.output: {} already holds a run (legal: another folder, or "
-                     "checkpoint.resume = \"auto\", \"latest\" or a path)",
-                     deck_.run.output);
-        }
-        return;
-      }
-      std::vector<std::string> notes;
-      const auto entry = io::find_checkpoint(folder_.checkpoints(), deck_.checkpoint.resume, notes);
-      for (const auto& note : notes) say("warning: " + note + "\n");
-      if (!entry) return;
-      found = entry->string();
-      refuse_abandoned(*entry);
-    });
-    resume_from_ = comm::broadcast(world(), found, 0);
-  }
-
-  // Going on from an older checkpoint would leave newer ones of a branch that no longer is: a later
-  // "latest" would take them for this run's.
-  void refuse_abandoned(const std::filesystem::path& entry) const {
-    const auto entries = io::list_checkpoints(folder_.checkpoints());
-    const auto& resume = deck_.checkpoint.resume;
-    if (resume == "auto" || resume == "latest" || entries.empty()) return;
-    const auto step = io::read_checkpoint_info(entry).step;
-    if (entries.front().step > step) {
-      throw fail(ExitCode::kCheckpoint,
-                 "checkpoint.resume: {} is of step {}, but run.output = {} holds step {} already "
-                 "(legal: another run.output, or \"latest\")",
-                 entry.string(), step, deck_.run.output, entries.front().step);
-    }
   }
 
   // What the GPU's library chose in the slice before, or in the run that is resumed: each rank
@@ -161,14 +127,6 @@ class Run {
     if (!note.empty()) say(fmt::format("note: choices.json: {}\n", note));
   }
 
-  void keep_choices(Trainer& trainer) {
-    if (gpu_ == nullptr) return;
-    const auto texts = comm::all_gather(world(), trainer.kernels().choices_text());
-    comm::together(world(), [&] {
-      if (root()) folder_.write_choices(texts);
-    });
-  }
-
   // Right after this the run counts as begun: its deck and first record are there.
   void prepare_folder(Trainer& trainer) {
     const auto records = trainer.records();
@@ -179,27 +137,6 @@ class Run {
       folder_.write_deck(deck_.resolved);
       metrics_ = std::make_unique<io::MetricsWriter>(folder_.metrics(), trainer.completed());
     });
-  }
-
-  void load(Trainer& trainer) {
-    if (resume_from_.empty()) return;
-    io::CheckpointInfo info;
-    comm::together(world(), [&] {
-      info = io::read_checkpoint_info(resume_from_);
-      auto differences = resume_differences(info.deck, deck_, resume_from_);
-      if (info.data_fingerprint != trainer.train_file().fingerprint()) {
-        differences.push_back(fmt::format("data.train: {} has the fingerprint {}, was {}",
-                                          deck_.data.train, trainer.train_file().fingerprint(),
-                                          info.data_fingerprint));
-      }
-      if (!differences.empty()) {
-        throw fail(ExitCode::kCheckpoint, "{}: was made by another run:\n{}", resume_from_,
-                   fmt::join(differences, "\n"));
-      }
-    });
-    io::load_checkpoint(grid_.communicator(), resume_from_, trainer.records());
-    trainer.loaded();
-    trainer.set_progress(info.step, info.next_sample);
   }
 
   void print_banner(Trainer& trainer) {
@@ -225,35 +162,41 @@ class Run {
   ExitCode loop(Trainer& trainer) {
     const auto begin = Clock::now();
     const auto steps = deck_.train.steps;
-    const auto stop_after = deck_.run.stop_after;
-    std::int64_t tokens = 0;
-    bool stopped = stop_after > 0 && trainer.completed() >= stop_after;
-    if (stopped) save(trainer);  // into this folder, wherever it was resumed from
-    std::optional<io::Progress> progress;
     const auto first = trainer.completed();
-    if (root())
-      progress.emplace("training", (stop_after > 0 ? std::min(stop_after, steps) : steps) - first);
-    while (trainer.completed() < steps && !stopped) {
+    RunSaver saver(deck_, grid_, folder_, say_);
+    Stop stop(deck_);
+    std::int64_t tokens = 0;
+    auto why = stop.agreed(world(), first, saver.expected_seconds(), 0);
+    if (!why.empty()) saver.save(trainer);  // into this folder, wherever it was resumed from
+    std::optional<io::Progress> progress;
+    if (root()) {
+      const auto last = deck_.run.stop_after;
+      progress.emplace("training", (last > 0 ? std::min(last, steps) : steps) - first);
+    }
+    while (trainer.completed() < steps && why.empty()) {
       const auto result = trainer.step();
       const auto step = result.step;
       tokens += result.tokens;
-      stopped = stop_after > 0 && step >= stop_after && step < steps;
       const bool last = step == steps;
 
       record(result);
       if (progress) progress->update(step - first);
+      saver.poll();
       const auto every = deck_.train.eval_every;
       if (trainer.has_validation() && (last || (every > 0 && step % every == 0))) {
         evaluate(trainer);
       }
+      if (!last) why = stop.agreed(world(), step, saver.expected_seconds(), result.seconds);
       const auto save_every = deck_.checkpoint.every;
-      if (last || stopped || (save_every > 0 && step % save_every == 0)) save(trainer);
+      if (last || !why.empty() || (save_every > 0 && step % save_every == 0)) saver.save(trainer);
     }
+    saver.finish();
     say(fmt::format(
         "{} at step {} of {}: {} tokens in {:.1f} s; metrics in {}, checkpoints in {}\n",
-        stopped ? "stopped" : "done", trainer.completed(), steps, count_text(tokens),
-        seconds_since(begin), folder_.metrics().string(), folder_.checkpoints().string()));
-    return stopped ? ExitCode::kStopped : ExitCode::kDone;
+        why.empty() ? "done" : "stopped (" + why + ")", trainer.completed(), steps,
+        count_text(tokens), seconds_since(begin), folder_.metrics().string(),
+        folder_.checkpoints().string()));
+    return why.empty() ? ExitCode::kDone : ExitCode::kStopped;
   }
 
   void record(const StepResult& r) {
@@ -296,31 +239,7 @@ class Run {
                     seconds_since(begin)));
   }
 
-  void save(Trainer& trainer) {
-    const auto begin = Clock::now();
-    io::CheckpointInfo info;
-    info.step = trainer.completed();
-    info.next_sample = trainer.next_sample();
-    info.data_fingerprint = trainer.train_file().fingerprint();
-    info.deck = deck_.resolved;
-    info.provenance = fmt::format(
-        "{{\"program\": \"pentagrid {}\", \"grid\": {}, \"ranks\": {}, \"host\": {}, "
-        "\"threads\": {}, \"seed\": {}, \"unix_time\": {}}}",
-        PG_VERSION, io::json_string(grid_.shape().text()), world().size(),
-        io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr));
-    keep_choices(trainer);
-    const auto records = trainer.records_to_save();
-    const auto path =
-        io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);
-    trainer.saved();
-    comm::together(world(), [&] {
-      if (root()) io::prune_checkpoints(folder_.checkpoints(), deck_.checkpoint.keep, info.step);
-    });
-    say(fmt::format("saved {} | {} | {:.2f} s\n", path.string(),
-                    bytes_text(static_cast<double>(io::checkpoint_bytes(records))),
-                    seconds_since(begin)));
-  }
-
+  const Say say_ = [this](const std::string& text) { say(text); };
   const bool terminal_ = io::watched_terminal(stdout);
   Deck deck_;
   std::unique_ptr<comm::Gpu> gpu_;
