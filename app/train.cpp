@@ -42,11 +42,20 @@ std::int64_t peak_bytes(comm::ProcessGrid& grid) {
                           comm::ReduceOp::kMax);
 }
 
+// What a step's record says of the guard, if anything.
+std::string guard_json(const StepResult& r) {
+  std::string text;
+  if (!r.skipped.empty()) text += ", \"skipped\": " + io::json_string(r.skipped);
+  if (r.check_seconds > 0) text += ", \"replica_check_s\": " + io::json_number(r.check_seconds);
+  return text;
+}
+
 // Everything `train` keeps besides the trainer. Methods are collective; rank 0 prints and writes.
 class Run {
  public:
-  Run(const Deck& deck, const comm::Communicator& world)
-      : deck_(deck),
+  Run(const Deck& deck, const comm::Communicator& world, const TrainControls& controls)
+      : controls_(controls),
+        deck_(deck),
         gpu_(open_gpu(deck, world)),
         grid_(world, grid_of(deck, world.size()), gpu_.get()),
         folder_(deck.run.output) {
@@ -173,13 +182,16 @@ class Run {
       const auto last = deck_.run.stop_after;
       progress.emplace("training", (last > 0 ? std::min(last, steps) : steps) - first);
     }
+    bool save_due = false;
     while (trainer.completed() < steps && why.empty()) {
+      if (controls_.before_step) controls_.before_step(trainer);
       const auto result = trainer.step();
       const auto step = result.step;
       tokens += result.tokens;
       const bool last = step == steps;
 
       record(result);
+      if (!result.skipped.empty()) say_skipped(result, trainer.guard());
       if (progress) progress->update(step - first);
       saver.poll();
       const auto every = deck_.train.eval_every;
@@ -188,9 +200,15 @@ class Run {
       }
       if (!last) why = stop.agreed(world(), step, saver.expected_seconds(), result.seconds);
       const auto save_every = deck_.checkpoint.every;
-      if (last || !why.empty() || (save_every > 0 && step % save_every == 0)) saver.save(trainer);
+      // While steps are skipped, weights that are to blame must not push out older ones.
+      save_due = save_due || (save_every > 0 && step % save_every == 0);
+      if (last || !why.empty() || (save_due && result.skipped.empty())) {
+        saver.save(trainer);
+        save_due = false;
+      }
     }
     saver.finish();
+    say_all_skipped(trainer.guard());
     say(fmt::format(
         "{} at step {} of {}: {} tokens in {:.1f} s; metrics in {}, checkpoints in {}\n",
         why.empty() ? "done" : "stopped (" + why + ")", trainer.completed(), steps,
@@ -210,16 +228,28 @@ class Run {
       metrics_->write(fmt::format(
           "{{\"step\": {}, \"loss\": {}, \"aux_loss\": {}, \"lr\": {}, \"grad_norm\": {}, "
           "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
-          "\"comm\": {}{}}}",
+          "\"comm\": {}{}{}}}",
           r.step, io::json_number(r.loss), io::json_number(r.aux_loss), io::json_number(r.lr),
           io::json_number(r.grad_norm), r.tokens, io::json_number(r.seconds),
           io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak,
-          traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq)));
+          traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq), guard_json(r)));
     });
     const auto every = deck_.log.every;
     if (every > 0 && (r.step % every == 0 || r.step == 1 || r.step == deck_.train.steps)) {
       say(step_text({r, deck_.train.steps, std::isfinite(mfu) ? mfu : 0.0, peak}) + "\n");
     }
+  }
+
+  void say_skipped(const StepResult& r, const StepGuard& guard) const {
+    say(fmt::format(
+        "warning: step {} got no update: {}: loss {}, gradient norm {} ({} in a row, {} "
+        "in all)\n",
+        r.step, r.skipped, r.loss, r.grad_norm, guard.in_a_row(), guard.skipped()));
+  }
+  void say_all_skipped(const StepGuard& guard) const {
+    if (guard.skipped() == 0) return;
+    say(fmt::format("warning: {} steps of the run got no update: {} not finite, {} spikes\n",
+                    guard.skipped(), guard.not_finite(), guard.spikes()));
   }
 
   void evaluate(Trainer& trainer) {
@@ -241,6 +271,7 @@ class Run {
 
   const Say say_ = [this](const std::string& text) { say(text); };
   const bool terminal_ = io::watched_terminal(stdout);
+  const TrainControls& controls_;
   Deck deck_;
   std::unique_ptr<comm::Gpu> gpu_;
   comm::ProcessGrid grid_;
@@ -254,8 +285,9 @@ class Run {
 
 }  // namespace
 
-ExitCode run_train(const Deck& deck, const comm::Communicator& world) {
-  Run run(deck, world);
+ExitCode run_train(const Deck& deck, const comm::Communicator& world,
+                   const TrainControls& controls) {
+  Run run(deck, world, controls);
   try {
     const auto code = run.run();
     run.write_exit(code, code == ExitCode::kDone ? "done" : "stopped early, resumable");
