@@ -42,11 +42,21 @@ std::int64_t peak_bytes(comm::ProcessGrid& grid) {
                           comm::ReduceOp::kMax);
 }
 
+// What a step's record says of the guard, if anything.
+std::string guard_json(const StepResult& r) {
+  std::string text;
+  if (!r.skipped.empty()) text += ", \"skipped\": " + io::json_string(r.skipped);
+  if (r.check_seconds > 0) text += ", \"replica_check_s\": " + io::json_number(r.check_seconds);
+  return text;
+}
+
 // Everything `train` keeps besides the trainer. Methods are collective; rank 0 prints and writes.
 class Run {
  public:
-  Run(const Deck& deck, const comm::Communicator& world, const Launch& launch)
+  Run(const Deck& deck, const comm::Communicator& world, const Launch& launch,
+      const TrainControls& controls)
       : launch_(launch),
+        controls_(controls),
         deck_(deck),
         gpu_(open_gpu(deck, world)),
         grid_(world, grid_of(deck, world.size()), gpu_.get()),
@@ -176,26 +186,35 @@ class Run {
       const auto last = deck_.run.stop_after;
       progress.emplace("training", (last > 0 ? std::min(last, steps) : steps) - first);
     }
+    bool save_due = false;
     while (trainer.completed() < steps && why.empty()) {
       const auto step_begin = Clock::now();
+      if (controls_.before_step) controls_.before_step(trainer);
       const auto result = trainer.step();
       const auto step = result.step;
       tokens += result.tokens;
       const bool last = step == steps;
 
       record(result);
+      if (!result.skipped.empty()) say_skipped(result, trainer.guard());
       if (progress) progress->update(step - first);
       Ahead ahead{.save = saver.expected_seconds(), .step = seconds_since(step_begin)};
       saver.poll();
       if (evaluates(trainer, step)) evaluate(trainer);
       const auto save_every = deck_.checkpoint.every;
-      ahead.save_due = save_every > 0 && step % save_every == 0;
       if (evaluates(trainer, step + 1)) ahead.evaluation = expected_evaluation(ahead.step);
+      // While steps are skipped, weights that are to blame must not push out older ones.
+      save_due = save_due || (save_every > 0 && step % save_every == 0);
+      ahead.save_due = save_due && result.skipped.empty();
       if (!last) why = stop_->agreed(step, ahead);
       if (!why.empty()) say(fmt::format("stopping after step {}: {}\n", step, why));
-      if (last || !why.empty() || ahead.save_due) saver.save(trainer);
+      if (last || !why.empty() || ahead.save_due) {
+        saver.save(trainer);
+        save_due = false;
+      }
     }
     saver.finish();
+    say_all_skipped(trainer.guard());
     reason_ = why.empty()
                   ? "done"
                   : fmt::format("stopped at step {}: {}, resumable", trainer.completed(), why);
@@ -238,16 +257,28 @@ class Run {
       metrics_->write(fmt::format(
           "{{\"step\": {}, \"loss\": {}, \"aux_loss\": {}, \"lr\": {}, \"grad_norm\": {}, "
           "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
-          "\"comm\": {}{}}}",
+          "\"comm\": {}{}{}}}",
           r.step, io::json_number(r.loss), io::json_number(r.aux_loss), io::json_number(r.lr),
           io::json_number(r.grad_norm), r.tokens, io::json_number(r.seconds),
           io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak,
-          traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq)));
+          traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq), guard_json(r)));
     });
     const auto every = deck_.log.every;
     if (every > 0 && (r.step % every == 0 || r.step == 1 || r.step == deck_.train.steps)) {
       say(step_text({r, deck_.train.steps, std::isfinite(mfu) ? mfu : 0.0, peak}) + "\n");
     }
+  }
+
+  void say_skipped(const StepResult& r, const StepGuard& guard) const {
+    say(fmt::format(
+        "warning: step {} got no update: {}: loss {}, gradient norm {} ({} in a row, {} "
+        "in all)\n",
+        r.step, r.skipped, r.loss, r.grad_norm, guard.in_a_row(), guard.skipped()));
+  }
+  void say_all_skipped(const StepGuard& guard) const {
+    if (guard.skipped() == 0) return;
+    say(fmt::format("warning: {} steps of the run got no update: {} not finite, {} spikes\n",
+                    guard.skipped(), guard.not_finite(), guard.spikes()));
   }
 
   void evaluate(Trainer& trainer) {
@@ -271,6 +302,7 @@ class Run {
   const Say say_ = [this](const std::string& text) { say(text); };
   const bool terminal_ = io::watched_terminal(stdout);
   const Launch launch_;
+  const TrainControls& controls_;
   Deck deck_;
   std::unique_ptr<comm::Gpu> gpu_;
   comm::ProcessGrid grid_;
@@ -286,8 +318,9 @@ class Run {
 
 }  // namespace
 
-ExitCode run_train(const Deck& deck, const comm::Communicator& world, const Launch& launch) {
-  Run run(deck, world, launch);
+ExitCode run_train(const Deck& deck, const comm::Communicator& world, const Launch& launch,
+                   const TrainControls& controls) {
+  Run run(deck, world, launch, controls);
   try {
     const auto code = run.run();
     run.write_exit(code, run.reason());
