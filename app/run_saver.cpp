@@ -5,6 +5,7 @@
 
 #include "app/console.h"
 #include "comm/agree.h"
+#include "comm/profile_range.h"
 #include "io/checkpoint.h"
 
 namespace pg::app {
@@ -20,6 +21,7 @@ void RunSaver::keep_choices(Trainer& trainer) {
 }
 
 void RunSaver::save(Trainer& trainer) {
+  const comm::ProfileRange range("saving the checkpoint");
   const auto begin = Clock::now();
   io::CheckpointInfo info;
   info.step = trainer.completed();
