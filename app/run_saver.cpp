@@ -6,6 +6,7 @@
 #include "app/console.h"
 #include "app/resume_check.h"
 #include "comm/agree.h"
+#include "comm/profile_range.h"
 #include "io/checkpoint.h"
 
 namespace pg::app {
@@ -21,6 +22,7 @@ void RunSaver::keep_choices(Trainer& trainer) {
 }
 
 void RunSaver::save(Trainer& trainer) {
+  const comm::ProfileRange range("saving the checkpoint");
   const auto begin = Clock::now();
   io::CheckpointInfo info;
   info.step = trainer.completed();
