@@ -49,9 +49,10 @@ class Walk {
     }
     const auto version = static_cast<unsigned char>(file_.bytes(kName, 8, 1)[0]);
     if (version < 2) {
-      file_.refuse("", fmt::format("in HDF5's older encoding (superblock {}), which has no checksums: "
-                                   "write it with libver='latest'",
-                                   version));
+      file_.refuse("",
+                   fmt::format("in HDF5's older encoding (superblock {}), which has no checksums: "
+                               "write it with libver='latest'",
+                               version));
     }
     const auto block = file_.block(kName, 0, kBytes, kSignature);
     Cursor at(file_, kName, "superblock", block);
@@ -63,8 +64,8 @@ class Walk {
     at.expect_number(8, 0, "base address");
     at.expect_number(8, kNowhere, "extension");
     if (const auto end = at.address(); end != file_.size()) {
-      file_.refuse("", fmt::format("an HDF5 file of {} bytes, of which {} are there", end,
-                                   file_.size()));
+      file_.refuse(
+          "", fmt::format("an HDF5 file of {} bytes, of which {} are there", end, file_.size()));
     }
     return at.address();
   }

@@ -1,4 +1,4 @@
-// Targets of text and tokenizers, and the list of all targets.
+// Text, and the tokenizer made from it.
 #include <array>
 
 #include "io/text_source.h"
@@ -54,19 +54,6 @@ void text(std::string_view input) {
   require(read(64, true, repaired), "refused when repaired");
   io::repair_utf8(in_large, by_hand);
   require(repaired == by_hand, "the repaired text depends on the pieces");
-}
-
-std::span<const Target> targets() {
-  static constexpr std::array<Target, 9> kTargets{{{"deck", deck},
-                                                   {"manifest", manifest},
-                                                   {"run_json", run_json},
-                                                   {"choices", choices},
-                                                   {"metrics", metrics},
-                                                   {"token_file", token_file},
-                                                   {"state", state},
-                                                   {"tokenizer", tokenizer},
-                                                   {"text", text}}};
-  return kTargets;
 }
 
 }  // namespace pg::fuzz

@@ -16,8 +16,8 @@ void read_token_file(std::string_view bytes) {
   const auto path = Scratch::shared().put("tokens.h5", bytes);
   done_or_refused({ExitCode::kData}, [&] {
     const io::TokenFile file(path);
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(std::min<std::int64_t>(
-        file.tokens(), static_cast<std::int64_t>(bytes.size()))));
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(
+        std::min<std::int64_t>(file.tokens(), static_cast<std::int64_t>(bytes.size()))));
     file.read(0, ids);
     for (const auto id : ids) require(id >= 0 && id < file.vocab(), "an id outside");
     for (std::int64_t i = 0; i < file.documents(); ++i) {

@@ -32,6 +32,7 @@ train = "train.h5"
 steps = 4
 seq = 8
 global_batch = 8
+micro_batch = 1
 [optimizer]
 lr = 1e-3
 )";
@@ -67,6 +68,7 @@ text = ["a/*.txt", """b
 steps = 1_000
 seq = 0x10
 global_batch = 8
+micro_batch = 1
 [optimizer]
 lr = 3e-4
 betas = [0.9, 0.95]
@@ -95,6 +97,14 @@ void token_files(const fs::path& folder) {
     }
     writer.finish();
   }
+  // A token past the vocabulary: found where it is read, not before.
+  auto bytes = io::read_file(folder / "seed-u16", 1 << 16);
+  const std::uint16_t begin[3] = {0, 1, 2}, past = 1000;
+  const auto at = bytes.find(std::string_view(reinterpret_cast<const char*>(begin), sizeof begin));
+  PG_ASSERT(at != bytes.npos, "where are the tokens?");
+  bytes.replace(at + 4, 2, reinterpret_cast<const char*>(&past), 2);
+  io::write_file(folder / "refused-past-vocabulary", bytes);
+  io::write_file(folder / "refused-truncated", bytes.substr(0, bytes.size() - 1));
 }
 
 void states(const fs::path& folder, const fs::path& scratch) {

@@ -104,7 +104,8 @@ class Reseal {
   }
 
   void indirect_block(std::size_t at) {
-    for (auto heap = bytes_.find("FRHP"); heap != bytes_.npos; heap = bytes_.find("FRHP", heap + 1)) {
+    for (auto heap = bytes_.find("FRHP"); heap != bytes_.npos;
+         heap = bytes_.find("FRHP", heap + 1)) {
       if (get(heap + 132, 8) == at) seal(at, 17 + 32 * get(heap + 140, 2));
     }
   }

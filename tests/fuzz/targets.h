@@ -3,8 +3,8 @@
 // with the exit code of that kind of file) is a return; anything else is a finding: another
 // exception leaves the function, a sanitizer or a signal ends the process.
 //
-// The functions are called by libFuzzer (fuzz_main.cpp) and, for the files of corpus/, by the normal
-// test suite (corpus_test.cpp). They need no MPI.
+// The functions are called by libFuzzer (fuzz_main.cpp) and, for the files of corpus/, by the
+// normal test suite (corpus_test.cpp). They need no MPI.
 #pragma once
 
 #include <span>
