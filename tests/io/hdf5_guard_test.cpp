@@ -22,6 +22,7 @@ class Hdf5Guard : public testing::Test {
   hid_t create(H5F_libver_t low, hid_t creation = H5P_DEFAULT) const {
     const auto access = must(H5Pcreate(H5P_FILE_ACCESS));
     must(H5Pset_libver_bounds(access, low, H5F_LIBVER_LATEST));
+    must(H5Pset_fclose_degree(access, H5F_CLOSE_STRONG));
     const auto file = must(H5Fcreate(place_.path.c_str(), H5F_ACC_TRUNC, creation, access));
     H5Pclose(access);
     const hsize_t three = 3;
@@ -114,6 +115,7 @@ TEST_F(Hdf5Guard, what_ours_never_have_is_refused) {
   }
   H5Fclose(file);
   H5Sclose(scalar);
+  refused("too many groups");
 }
 
 TEST_F(Hdf5Guard, a_file_with_more_or_fewer_bytes_than_it_says_is_refused) {
@@ -137,30 +139,28 @@ TEST_F(Hdf5Guard, damage_is_refused_by_its_checksum) {
   refused("checksum");
 }
 
-// Each byte of the metadata changed in three ways under right checksums: an Error or the same
-// structure, and mostly the former.
+// Each byte of the metadata changed under right checksums: an Error or a structure that can be
+// read.
 TEST_F(Hdf5Guard, damage_under_right_checksums_is_refused_or_harmless) {
   const auto whole = token_file();
   std::size_t refusals = 0, taken = 0;
   for (std::size_t at = 0; at < whole.size(); ++at) {
-    for (const int change : {0x01, 0x80, 0xFF}) {
-      auto damaged = whole;
-      damaged[at] = static_cast<char>(damaged[at] ^ change);
-      const auto sealed = fuzz::resealed(damaged);
-      if (sealed == whole) continue;
-      write_bytes(place_.path, sealed);
-      try {
-        const TokenFile file(place_.path);
-        std::vector<std::int32_t> ids(static_cast<std::size_t>(file.tokens()));
-        file.read(0, ids);
-        ++taken;
-      } catch (const Error& error) {
-        ASSERT_EQ(error.code(), ExitCode::kData) << at << ": " << error.what();
-        ++refusals;
-      }
+    auto damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ (at % 2 == 0 ? 0x01 : 0xFF));
+    const auto sealed = fuzz::resealed(damaged);
+    if (sealed == whole) continue;
+    write_bytes(place_.path, sealed);
+    try {
+      const TokenFile file(place_.path);
+      std::vector<std::int32_t> ids(static_cast<std::size_t>(file.tokens()));
+      file.read(0, ids);
+      ++taken;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ExitCode::kData) << at << ": " << error.what();
+      ++refusals;
     }
   }
-  EXPECT_GT(refusals, 500u);
+  EXPECT_GT(refusals, 300u);
   EXPECT_GT(taken, 100u);  // unused bytes, tokens that are other tokens
 }
 
