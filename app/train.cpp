@@ -45,8 +45,9 @@ std::int64_t peak_bytes(comm::ProcessGrid& grid) {
 // Everything `train` keeps besides the trainer. Methods are collective; rank 0 prints and writes.
 class Run {
  public:
-  Run(const Deck& deck, const comm::Communicator& world)
-      : deck_(deck),
+  Run(const Deck& deck, const comm::Communicator& world, const Launch& launch)
+      : launch_(launch),
+        deck_(deck),
         gpu_(open_gpu(deck, world)),
         grid_(world, grid_of(deck, world.size()), gpu_.get()),
         folder_(deck.run.output) {
@@ -58,6 +59,7 @@ class Run {
 
   comm::Group& world() { return grid_.world(); }
   bool root() const { return grid_.root(); }
+  const std::string& reason() const { return reason_; }
   // Not in a folder that holds somebody else's run.
   void write_exit(ExitCode code, const std::string& reason) const {
     if (root() && folder_is_ours_) folder_.write_exit(static_cast<int>(code), reason);
@@ -74,6 +76,7 @@ class Run {
       folder_is_ours_ = error.code() != ExitCode::kDeck;
       throw;
     }
+    stop_.emplace(deck_, world(), folder_.path(), launch_.started, say_);
     // 2. Memory, data, model; that this processor has the precision's products, it shows at once.
     Trainer trainer(deck_, grid_);
     take_choices(trainer.kernels());
@@ -142,6 +145,7 @@ class Run {
   void print_banner(Trainer& trainer) {
     Banner banner{
         .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
+    banner.idle = launch_.idle;
     if (gpu_ == nullptr && auto_) banner.no_gpu = comm::gpu_missing();
     if (gpu_ != nullptr) {
       banner.gpus = comm::all_gather(world(), gpu_line(gpu_->info()));
@@ -164,16 +168,16 @@ class Run {
     const auto steps = deck_.train.steps;
     const auto first = trainer.completed();
     RunSaver saver(deck_, grid_, folder_, say_);
-    Stop stop(deck_);
     std::int64_t tokens = 0;
-    auto why = stop.agreed(world(), first, saver.expected_seconds(), 0);
-    if (!why.empty()) saver.save(trainer);  // into this folder, wherever it was resumed from
+    auto why = stop_->agreed(first, {});
+    if (!why.empty()) stop_before_a_step(trainer, saver, why);
     std::optional<io::Progress> progress;
     if (root()) {
       const auto last = deck_.run.stop_after;
       progress.emplace("training", (last > 0 ? std::min(last, steps) : steps) - first);
     }
     while (trainer.completed() < steps && why.empty()) {
+      const auto step_begin = Clock::now();
       const auto result = trainer.step();
       const auto step = result.step;
       tokens += result.tokens;
@@ -181,22 +185,46 @@ class Run {
 
       record(result);
       if (progress) progress->update(step - first);
+      Ahead ahead{.save = saver.expected_seconds(), .step = seconds_since(step_begin)};
       saver.poll();
-      const auto every = deck_.train.eval_every;
-      if (trainer.has_validation() && (last || (every > 0 && step % every == 0))) {
-        evaluate(trainer);
-      }
-      if (!last) why = stop.agreed(world(), step, saver.expected_seconds(), result.seconds);
+      if (evaluates(trainer, step)) evaluate(trainer);
       const auto save_every = deck_.checkpoint.every;
-      if (last || !why.empty() || (save_every > 0 && step % save_every == 0)) saver.save(trainer);
+      ahead.save_due = save_every > 0 && step % save_every == 0;
+      if (evaluates(trainer, step + 1)) ahead.evaluation = expected_evaluation(ahead.step);
+      if (!last) why = stop_->agreed(step, ahead);
+      if (!why.empty()) say(fmt::format("stopping after step {}: {}\n", step, why));
+      if (last || !why.empty() || ahead.save_due) saver.save(trainer);
     }
     saver.finish();
+    reason_ = why.empty()
+                  ? "done"
+                  : fmt::format("stopped at step {}: {}, resumable", trainer.completed(), why);
     say(fmt::format(
-        "{} at step {} of {}: {} tokens in {:.1f} s; metrics in {}, checkpoints in {}\n",
-        why.empty() ? "done" : "stopped (" + why + ")", trainer.completed(), steps,
-        count_text(tokens), seconds_since(begin), folder_.metrics().string(),
-        folder_.checkpoints().string()));
+        "{} at step {} of {}{}: {} tokens in {:.1f} s; metrics in {}, checkpoints in {}\n",
+        why.empty() ? "done" : "stopped", trainer.completed(), steps,
+        why.empty() ? "" : " (" + why + ")", count_text(tokens), seconds_since(begin),
+        folder_.metrics().string(), folder_.checkpoints().string()));
     return why.empty() ? ExitCode::kDone : ExitCode::kStopped;
+  }
+
+  // There is nothing new. What came from another folder is saved here, so that "latest" finds it.
+  void stop_before_a_step(Trainer& trainer, RunSaver& saver, const std::string& why) {
+    const auto& resume = deck_.checkpoint.resume;
+    const bool elsewhere = !resume_from_.empty() && resume != "auto" && resume != "latest";
+    say(fmt::format("stopping before a step is made: {}{}\n", why,
+                    elsewhere ? "" : "; there is nothing new to save"));
+    if (elsewhere) saver.save(trainer);
+  }
+
+  bool evaluates(const Trainer& trainer, std::int64_t step) const {
+    const auto every = deck_.train.eval_every;
+    return trainer.has_validation() &&
+           (step == deck_.train.steps || (every > 0 && step % every == 0));
+  }
+  // Before the first one: of each batch it does a part of what a step does.
+  double expected_evaluation(double step_seconds) const {
+    if (evaluation_seconds_ > 0) return evaluation_seconds_;
+    return step_seconds * static_cast<double>(deck_.train.eval_batches);
   }
 
   void record(const StepResult& r) {
@@ -226,6 +254,7 @@ class Run {
     const auto begin = Clock::now();
     const auto result = trainer.evaluate();
     const double perplexity = std::exp(result.loss);
+    evaluation_seconds_ = std::max(evaluation_seconds_, seconds_since(begin));
     comm::together(world(), [&] {
       if (!root()) return;
       metrics_->write(fmt::format(
@@ -241,6 +270,7 @@ class Run {
 
   const Say say_ = [this](const std::string& text) { say(text); };
   const bool terminal_ = io::watched_terminal(stdout);
+  const Launch launch_;
   Deck deck_;
   std::unique_ptr<comm::Gpu> gpu_;
   comm::ProcessGrid grid_;
@@ -249,16 +279,18 @@ class Run {
   bool folder_is_ours_ = true;
   bool auto_ = false;  // the deck left the device open
   std::string resume_from_;
-  double matmul_flops_ = 0;
+  std::optional<Stop> stop_;
+  std::string reason_ = "done";  // what exit.json says
+  double matmul_flops_ = 0, evaluation_seconds_ = 0;
 };
 
 }  // namespace
 
-ExitCode run_train(const Deck& deck, const comm::Communicator& world) {
-  Run run(deck, world);
+ExitCode run_train(const Deck& deck, const comm::Communicator& world, const Launch& launch) {
+  Run run(deck, world, launch);
   try {
     const auto code = run.run();
-    run.write_exit(code, code == ExitCode::kDone ? "done" : "stopped early, resumable");
+    run.write_exit(code, run.reason());
     run.leave_together();
     return code;
   } catch (const Error& error) {
