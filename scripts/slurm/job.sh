@@ -125,13 +125,15 @@ requeue() {
   fi
 }
 
-# Whether the run, had it more time, would have gone on.
+# Whether the run, had it more time, would have gone on: exit.json says why it stopped.
 time_was_up() {
-  ((asked)) || [[ $(exit_reason_of "$output") == *wall* ]]
+  local reason
+  reason=$(exit_reason_of "$output")
+  [[ $reason == *SIGUSR1* || $reason == *'time limit'* || $reason == *run.wall_limit* ]]
 }
 
 run_slice() {
-  local deck=$1 checked before after stamp
+  local deck=$1 checked before after stamp early=0
   shift
   trap on_usr1 USR1
   trap on_term TERM
@@ -156,15 +158,17 @@ run_slice() {
     status=$(exit_code_of "$output")
     say "exit code $status ($(exit_reason_of "$output")), newest checkpoint: step $after"
   else
-    say "exit code $status, newest checkpoint: step $after"
-    # A signal that came before the program listened ended it, and only that.
-    if ((asked && status == 128 + $(kill -l USR1))); then status=75; fi
+    # srun has returned 0 for ranks that it could not start.
+    if ((status == 0)); then status=6; fi
+    say "exit code $status, no exit.json of this slice, newest checkpoint: step $after"
+    # USR1 before the program listened ended it, and that is all that happened.
+    if ((asked && status == 128 + $(kill -l USR1))); then status=75 early=1; fi
   fi
   [[ " $requeue_on " == *" $status "* ]] || return
   if ((cancelled)); then
-    say "not requeued: cancelled, or ended by the time limit itself"
-  elif ((status == 75)) && ! time_was_up; then
-    say "not requeued: the run was asked to stop, not by its time limit"
+    say "not requeued here: Slurm ended the job (a cancel, the time limit, or a node that failed)"
+  elif ((status == 75 && !early)) && ! time_was_up; then
+    say "not requeued: it was asked to stop, not by its time limit"
   elif is_idle_loop "$output" "$before" "$after"; then
     say "not requeued: $max_idle_slices slices in a row brought no checkpoint newer than step $after"
   else

@@ -2,7 +2,7 @@
 # Sourced by the tests that submit jobs: a Slurm of two nodes for this test alone, which ends with
 # it whatever happens, and ways to wait for jobs.
 #   common.sh's callers: TEST.sh PROGRAM SOURCE FOLDER
-set -euo pipefail
+set -Eeuo pipefail
 program=$1 source=$2 folder=$3
 here=$source/tests/slurm
 PATH=$PATH:/usr/sbin:/sbin
@@ -10,14 +10,19 @@ PATH=$PATH:/usr/sbin:/sbin
 patience=${PATIENCE:-60}
 
 fail() {
-  printf 'FAILED: %s\n' "$*"
-  if [[ -n ${SLURM_CONF:-} ]]; then
-    timeout 10 scontrol show job | grep -E '^JobId|JobState|Restarts|Time=' || true
-    tail -n 25 "$SLURM_LOCAL_DIR"/log/slurmctld.log || true
-    tail -n 40 "$folder"/*.out || true
-  fi
+  trap - ERR
+  {
+    printf 'FAILED: %s\n' "$*"
+    # Once, not for each shell that a failure passes through.
+    if [[ -n ${SLURM_CONF:-} && $BASHPID == "$$" ]]; then
+      timeout 10 scontrol show job | grep -E '^JobId|JobState|Restarts|Time=' || true
+      tail -n 25 "$SLURM_LOCAL_DIR"/log/slurmctld.log || true
+      tail -n 40 "$folder"/*.out || true
+    fi
+  } >&2
   exit 1
 }
+trap 'fail "line $LINENO: $BASH_COMMAND"' ERR
 ok() { printf 'ok  %5.1f s  %s\n' "$(since_start)" "$*"; }
 now() { date +%s.%N; }
 since_start() { awk -v a="$(now)" -v b="$begun" 'BEGIN { print a - b }'; }
@@ -50,7 +55,7 @@ start_cluster() {
     exit 77
   }
   SLURM_LOCAL_DIR=$(mktemp -d "${TMPDIR:-/tmp}/pg-slurm-XXXXXX")
-  export SLURM_LOCAL_DIR SLURM_LOCAL_NODES=2 SLURM_LOCAL_KILLWAIT=15
+  export SLURM_LOCAL_DIR SLURM_LOCAL_NODES=2 SLURM_LOCAL_KILLWAIT=8
   end_with_me
   for try in 1 2 3 4; do
     # Below the ports that the system gives away by itself.
@@ -70,17 +75,20 @@ field() { # JOB NAME
   timeout 10 scontrol show job -o "$1" | tr ' ' '\n' | sed -n "s/^$2=//p" | head -n 1
 }
 is() { [[ $(field "$1" "$2") == "$3" ]]; } # JOB NAME VALUE
+has_ended() { [[ $(field "$1" JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
 show() {
   scontrol show job "$1" | grep -E '^JobId|JobState|Restarts' | sed 's/^ */    /'
 }
 
 # The steps that a run has recorded: the last one.
 last_step() { # RUN
-  sed -n 's/^{"step": \([0-9]*\), "loss".*}$/\1/p' "$1/metrics.jsonl" 2>/dev/null | tail -n 1
+  { sed -n 's/^{"step": \([0-9]*\), "loss".*}$/\1/p' "$1/metrics.jsonl" 2>/dev/null || true; } | tail -n 1
 }
 beyond() { (($(last_step "$1") + 0 > $2)); } # RUN STEP
 # "step loss" of each step, with the digits as they were printed.
 losses() { sed -n 's/^{"step": \([0-9]*\), "loss": \([^,]*\),.*}$/\1 \2/p' "$1/metrics.jsonl"; }
+
+node_is_idle() { [[ $(sinfo -h -N -n "$1" -o %t) == idle ]]; }
 
 # A requeued job is held for about two minutes; this skips them.
 release() { scontrol update "jobid=$1" StartTime=now; }

@@ -32,8 +32,8 @@ slice_ends() { # RESTARTS
   wait_for "slice $1 ends and the job is requeued" is "$job" Restarts "$1"
   wait_for "it waits for its turn" is "$job" JobState PENDING
   show "$job"
-  grep -c 'exit code 75' "pentagrid-$job.out" | grep -qx "$1" ||
-    fail "slice $1 did not end with the exit code 75"
+  grep -c '^slurm: exit code 75 .*SIGUSR1 on rank' "pentagrid-$job.out" | grep -qx "$1" ||
+    fail "it was not the time limit's signal that ended slice $1"
   ok "slice $1 ended at step $(last_step run) and requeued itself"
 }
 wait_for "the first slice trains" beyond run 5
@@ -47,26 +47,30 @@ wait_for "the second slice goes on" beyond run $((first + 5))
 slice_ends 2
 second=$(last_step run)
 
-# 4. A node fails under the third: Slurm requeues by itself.
+# 4. A node fails under the third, with all that ran on it: Slurm requeues by itself.
 release "$job"
 wait_for "the third slice goes on" beyond run $((second + 10))
 scontrol update nodename=n2 state=down reason=test
+"$here/local_cluster.sh" crash n2
 wait_for "Slurm requeues it" is "$job" Restarts 3
-scontrol update nodename=n2 state=resume
+"$here/local_cluster.sh" boot n2
+wait_for "the node is back" node_is_idle n2
+wait_for "it waits for its turn" is "$job" JobState PENDING
 third=$(last_step run)
-ok "the node failed at step $third and the job was requeued"
+ok "the node failed after step $third and the job was requeued"
 
 # 5. The rest, on all nodes again, and the same steps in one go. Only now is it known how many there
 # are, since machines are not equally fast.
 steps=$((third + 40))
 sed -i "s/^steps = .*/steps = $steps/" deck.toml
-wait_for "it waits for its turn" is "$job" JobState PENDING
 release "$job"
-wait_for "the job is done" is "$job" JobState COMPLETED
+wait_for "the job is done" has_ended "$job"
 show "$job"
+is "$job" JobState COMPLETED || fail "it did not complete"
 is "$job" ExitCode 0:0 || fail "exit code $(field "$job" ExitCode)"
 reference=$(submit "${grid[@]}" --time=10 "$train" deck.toml run.output=reference checkpoint.every=0)
-wait_for "the uninterrupted run is done" is "$reference" JobState COMPLETED
+wait_for "the uninterrupted run is done" has_ended "$reference"
+is "$reference" JobState COMPLETED || fail "the uninterrupted run did not complete"
 losses run >run.losses
 losses reference >reference.losses
 [[ $(wc -l <reference.losses) == "$steps" ]] || fail "the uninterrupted run has not $steps steps"
@@ -79,7 +83,7 @@ sed '$ s/[0-9]$/x/' reference.losses | cmp -s - run.losses && fail "cmp finds no
 is "$cancelled" JobState CANCELLED || fail "the cancelled job came back"
 is "$cancelled" Restarts 0 || fail "the cancelled job was requeued"
 show "$cancelled"
-grep 'not requeued: cancelled' "pentagrid-$cancelled.out" || fail "the job script does not say so"
+grep 'not requeued here: Slurm ended the job' "pentagrid-$cancelled.out" || fail "the job script does not say so"
 grep -q '"code": 75' cancelled/exit.json || fail "the cancelled run did not save"
 ok "a cancelled job saves and stays cancelled"
 

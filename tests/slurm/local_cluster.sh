@@ -2,7 +2,7 @@
 # A private Slurm cluster of several "nodes" on one host, for tests of the job scripts: a real
 # slurmctld, slurmd and munge, without systemd or cgroups, all state in one folder.
 #
-#   local_cluster.sh start | stop | status | env | clean
+#   local_cluster.sh start | stop | status | env | clean | crash NODE | boot NODE
 #   eval "$(local_cluster.sh env)"      # then sbatch, srun, squeue ... talk to it
 #
 # Packages (Debian 12): slurm-wlm slurm-wlm-basic-plugins munge
@@ -169,7 +169,7 @@ E
     write_conf "$folder/$node/etc" "$node" "${own_hosts:+NoInAddrAny,}$loopback"
     echo "PMIxCliTmpDirBase=$folder/$node/tmp" >"$folder/$node/etc/mpi.conf"
     munge_start "$node"
-    inside "$node" "slurmd-$node" env SLURM_CONF="$folder/$node/etc/slurm.conf" slurmd -D -N "$node"
+    boot "$node"
   done
   for _ in $(seq 120); do
     if [[ $(sinfo -h -N -t idle -o %N 2>/dev/null | tr '\n' ' ') == "$nodes " ]]; then
@@ -184,8 +184,27 @@ E
   die "did not come up"
 }
 
+# Whatever has a node's SLURM_CONF in its environment descends from its slurmd.
+kill_tasks() {  # NODE...
+  local node confs=()
+  for node; do confs+=(-e "SLURM_CONF=$folder/$node/etc/slurm.conf"); done
+  { grep -lzsxF "${confs[@]}" /proc/[0-9]*/environ || :; } | cut -d/ -f3 | grep -xE '[0-9]{2,}' |
+    xargs -r kill -9 2>/dev/null || :
+}
+
+crash() {  # NODE: its daemon and all that it started are gone, as after a reboot
+  kill_tasks "$1"
+  rm -rf "$folder/$1/spool"
+  sed -i "/^slurmd-$1 /d" "$folder/pids"
+}
+
+boot() {  # NODE
+  mkdir -p "$folder/$1/spool"
+  inside "$1" "slurmd-$1" env SLURM_CONF="$folder/$1/etc/slurm.conf" slurmd -D -N "$1"
+}
+
 stop() {  # cancel the jobs, end the daemons, then stray tasks
-  local pid at signal conf confs=() rc=0
+  local pid at signal rc=0
   running || rc=$?
   if ((rc < 2)); then
     timeout 10 squeue -h -o %A 2>/dev/null | sort -u | timeout 10 xargs -r scancel 2>/dev/null || :
@@ -203,10 +222,8 @@ stop() {  # cancel the jobs, end the daemons, then stray tasks
       done
     done
   fi
-  # Whatever has a node's SLURM_CONF in its environment descends from one of our slurmds.
-  for conf in "$folder"/n*/etc/slurm.conf; do confs+=(-e "SLURM_CONF=$conf"); done
-  { grep -lzsxF "${confs[@]}" /proc/[0-9]*/environ || :; } | cut -d/ -f3 |
-    xargs -r kill -9 2>/dev/null || :
+  # shellcheck disable=SC2086  # a list
+  kill_tasks $nodes
   if [[ -d $folder/log ]]; then : >"$folder/pids"; fi
   echo "stopped"
 }
@@ -228,6 +245,7 @@ status() {  # exit 0: up, 1: partly, 3: down
 
 case ${1:-} in
   start | stop | status) "$1" ;;
+  crash | boot) "$1" "${2:?NODE}" ;;
   env) echo "export SLURM_CONF=$folder/etc/slurm.conf" ;;
   clean)
     stop
