@@ -47,7 +47,9 @@ wait_for "the second slice goes on" beyond run $((first + 5))
 slice_ends 2
 second=$(last_step run)
 
-# 4. A node fails under the third, with all that ran on it: Slurm requeues by itself.
+# 4. A node fails under the third, with all that ran on it: Slurm requeues by itself. From here on
+# there is time enough.
+scontrol update "jobid=$job" TimeLimit=10
 release "$job"
 wait_for "the third slice goes on" beyond run $((second + 10))
 scontrol update nodename=n2 state=down reason=test

@@ -165,7 +165,7 @@ E
   munge_start ctl
   inside "$controller" slurmctld slurmctld -D
   for node in $nodes; do
-    mkdir -p "$folder/$node"/{etc,spool,tmp}
+    mkdir -p "$folder/$node/etc"
     write_conf "$folder/$node/etc" "$node" "${own_hosts:+NoInAddrAny,}$loopback"
     echo "PMIxCliTmpDirBase=$folder/$node/tmp" >"$folder/$node/etc/mpi.conf"
     munge_start "$node"
@@ -194,12 +194,12 @@ kill_tasks() {  # NODE...
 
 crash() {  # NODE: its daemon and all that it started are gone, as after a reboot
   kill_tasks "$1"
-  rm -rf "$folder/$1/spool"
+  rm -rf "$folder/$1/spool" "$folder/$1/tmp"
   sed -i "/^slurmd-$1 /d" "$folder/pids"
 }
 
 boot() {  # NODE
-  mkdir -p "$folder/$1/spool"
+  mkdir -p "$folder/$1"/{spool,tmp}
   inside "$1" "slurmd-$1" env SLURM_CONF="$folder/$1/etc/slurm.conf" slurmd -D -N "$1"
 }
 
