@@ -13,9 +13,10 @@
 #include "app/help.h"
 #include "app/inspect.h"
 #include "app/prepare.h"
+#include "app/ranks_in_use.h"
 #include "app/schema.h"
 #include "app/stop_signals.h"
-#include "app/train.h"
+#include "app/train_on_ranks.h"
 #include "app/verify.h"
 #include "comm/error.h"
 #include "comm/mpi_session.h"
@@ -31,12 +32,18 @@ int train(const Invocation& call, comm::Group* world) {
   const auto deck =
       app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
   return static_cast<int>(
-      app::run_train(deck, comm::Communicator::world(), {.started = call.started}));
+      app::train_on_ranks(deck, comm::Communicator::world(), {.started = call.started}));
 }
 
 int verify(const Invocation& call, comm::Group* world) {
   const auto deck =
       app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
+  if (const int used = app::ranks_in_use(deck, world->size()); used != world->size()) {
+    throw Error(ExitCode::kDeck,
+                fmt::format("grid.dp: verify leaves no rank idle: this deck takes {} of {} ranks",
+                            used, world->size()),
+                world->size());
+  }
   return static_cast<int>(app::run_verify(deck, comm::Communicator::world()));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,16 @@ struct Launch {
   std::vector<std::string> idle = {};
 };
 
+class Trainer;
+
+// What tests do to a run.
+struct TrainControls {
+  std::function<void(Trainer&)> before_step = {};  // on every rank
+};
+
 // Collective over `world`. Returns kDone or kStopped (75); a failure that the ranks agreed on is an
 // Error, the same on all ranks, after exit.json has been written. Rank 0 prints.
-ExitCode run_train(const Deck& deck, const comm::Communicator& world, const Launch& launch = {});
+ExitCode run_train(const Deck& deck, const comm::Communicator& world, const Launch& launch = {},
+                   const TrainControls& controls = {});
 
 }  // namespace pg::app

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <numeric>
+#include <thread>
 
 #include "comm/error.h"
 #include "comm/mpi_internal.h"
@@ -116,6 +118,21 @@ int Communicator::rank() const {
   return rank;
 }
 
+std::vector<int> Communicator::world_ranks() const {
+  std::vector<int> ranks(static_cast<std::size_t>(size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  MPI_Group mine = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
+  mpi::check(MPI_Comm_group(impl().comm, &mine), "", "MPI_Comm_group");
+  mpi::check(MPI_Comm_group(MPI_COMM_WORLD, &all), "", "MPI_Comm_group");
+  std::vector<int> there(ranks.size());
+  const int code = MPI_Group_translate_ranks(mine, static_cast<int>(ranks.size()), ranks.data(),
+                                             all, there.data());
+  MPI_Group_free(&mine);
+  MPI_Group_free(&all);
+  mpi::check(code, "", "MPI_Group_translate_ranks");
+  return there;
+}
+
 const void* Communicator::raw() const {
   return &impl().comm;
 }
@@ -151,6 +168,17 @@ Communicator Communicator::cut(const std::vector<bool>& keep) const {
   MPI_Comm part = MPI_COMM_NULL;
   mpi::check(MPI_Cart_sub(impl().comm, remain.data(), &part), "", "MPI_Cart_sub");
   return {Impl::adopt(part)};
+}
+
+void Communicator::barrier_asleep(std::chrono::milliseconds pause) const {
+  MPI_Request request = MPI_REQUEST_NULL;
+  mpi::check(MPI_Ibarrier(impl().comm, &request), "", "MPI_Ibarrier");
+  for (;;) {
+    int done = 0;
+    mpi::check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "", "MPI_Test");
+    if (done != 0) return;
+    std::this_thread::sleep_for(pause);
+  }
 }
 
 }  // namespace pg::comm

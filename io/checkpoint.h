@@ -6,7 +6,7 @@
 //                   written by all ranks together
 //   run.json        step, cursor, dataset fingerprint, provenance
 //   deck.toml       the resolved deck
-//   manifest.json   size and XXH3-128 of every byte of the files above, and its own digest
+//   manifest.json   sizes and XXH3-128 (of each 16 MiB) of the files above, and its own digest
 //
 // Commit: everything is written under `.step-NNNNNNNNN.PID`, closed, fsynced (H5Fclose does not),
 // read back for the manifest, renamed to its final name, and the parent directory is fsynced. What
@@ -33,6 +33,7 @@ struct CheckpointInfo {
   std::int64_t step = 0;         // completed updates
   std::int64_t next_sample = 0;  // the data cursor: index of the next sample for io::Sampler
   std::string data_fingerprint;  // of the training token file
+  std::string guard;             // JSON object: which steps got no update; empty: none is known of
   std::string deck;              // resolved deck, TOML
   std::string provenance;        // JSON object: program version, grid, hosts, date, seed, ...
                                  // (comes back as compact JSON, keys in their order)
