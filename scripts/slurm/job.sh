@@ -119,7 +119,7 @@ requeue() {
   say "requeue of job $job"
   trap - TERM
   if scontrol requeue "$job"; then
-    sleep 120
+    for _ in {1..120}; do sleep 1; done
   else
     say "Slurm refuses it here: submit the same command line again, it goes on from step $(newest_step "$output")"
   fi
