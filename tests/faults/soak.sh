@@ -253,6 +253,7 @@ done
 
 # The rest in one go, and the same steps without a stop.
 expected=$(newest)
+if ((dropped)); then expected=$dropped; fi
 steps=$(($(last_step) + 5))
 deck "$steps"
 last=()
