@@ -312,7 +312,7 @@ class Run {
   }
   void say_all_skipped(const StepGuard& guard) const {
     if (guard.skipped() == 0) return;
-    say(fmt::format("warning: {} steps of the run got no update: {} not finite, {} spikes\n",
+    say(fmt::format("warning: steps of the run without an update: {} ({} not finite, {} spikes)\n",
                     guard.skipped(), guard.not_finite(), guard.spikes()));
   }
 
