@@ -139,6 +139,7 @@ if [[ $amount == all ]]; then
     what="state.h5 cut to $i of 20 parts"
     expect 4 'state.h5' "$program" inspect "$(entry 4)"
     cp whole/state.h5 "$(entry 4)/state.h5"
+    ((i % 2 == 0)) || continue
     flip "$(entry 4)/state.h5" $((size * i / 20 + i))
     what="a bit of byte $((size * i / 20 + i)) of state.h5 flipped"
     expect 4 'state.h5: damaged: the XXH3-128 of chunk 1 of 1 \(bytes 0 to' "$program" inspect "$(entry 4)"
