@@ -6,7 +6,7 @@
 //                   written by all ranks together
 //   run.json        step, cursor, dataset fingerprint, provenance
 //   deck.toml       the resolved deck
-//   manifest.json   size and XXH3-128 of every byte of the files above, and its own digest
+//   manifest.json   sizes and XXH3-128 (of each 16 MiB) of the files above, and its own digest
 //
 // Commit: everything is written under `.step-NNNNNNNNN.PID`, closed, fsynced (H5Fclose does not),
 // read back for the manifest, renamed to its final name, and the parent directory is fsynced. What

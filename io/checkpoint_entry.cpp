@@ -24,6 +24,18 @@ constexpr int kRunVersion = 1;
 // A hostile small file may not fill memory.
 constexpr std::int64_t kSmallLimit = std::int64_t{64} << 20;
 
+// What a manifest may have: a line of 41 bytes for each chunk of the files that are there, and at
+// least what any small file may.
+std::int64_t manifest_limit(const fs::path& entry) {
+  regular_file_size(entry / kManifestName, ExitCode::kCheckpoint);  // the first to miss
+  constexpr std::int64_t kChunkLine = 48;
+  std::int64_t limit = kSmallLimit;
+  for (const auto& name : entry_files()) {
+    limit += kChunkLine * chunk_count(regular_file_size(entry / name, ExitCode::kCheckpoint));
+  }
+  return limit;
+}
+
 // The last name of a path, with or without a slash behind it.
 std::string last_name(const fs::path& path) {
   const auto normal = path.lexically_normal();
@@ -61,7 +73,7 @@ Manifest read_manifest(const fs::path& entry) {
   }
   const auto path = entry / kManifestName;
   auto manifest =
-      parse_manifest(read_small(path, kSmallLimit, ExitCode::kCheckpoint), path.string());
+      parse_manifest(read_small(path, manifest_limit(entry), ExitCode::kCheckpoint), path.string());
   std::vector<std::string> names;
   for (const auto& file : manifest.files) names.push_back(file.name);
   if (names != entry_files()) {
@@ -74,6 +86,48 @@ Manifest read_manifest(const fs::path& entry) {
                manifest.step);
   }
   return manifest;
+}
+
+void compare_sizes(const fs::path& entry, const Manifest& manifest) {
+  for (const auto& file : manifest.files) {
+    const auto path = entry / file.name;
+    const auto size = regular_file_size(path, ExitCode::kCheckpoint);
+    if (size != file.bytes) {
+      throw fail(ExitCode::kCheckpoint, "{}: damaged: has {}, the manifest says {}", path.string(),
+                 readable_bytes(size), readable_bytes(file.bytes));
+    }
+  }
+}
+
+void compare_chunks(const fs::path& entry, const ManifestFile& file, std::int64_t first,
+                    std::int64_t count) {
+  const auto path = entry / file.name;
+  const auto digests = chunk_digests(path, first, count, ExitCode::kCheckpoint);
+  for (std::int64_t c = 0; c < count; ++c) {
+    const auto chunk = first + c;
+    const auto& wanted = file.chunks[static_cast<std::size_t>(chunk)];
+    const auto& found = digests[static_cast<std::size_t>(c)];
+    if (found == wanted) continue;
+    throw fail(ExitCode::kCheckpoint,
+               "{}: damaged: the XXH3-128 of chunk {} of {} (bytes {} to {}) is {}, the manifest "
+               "says {}",
+               path.string(), chunk + 1, file.chunks.size(), chunk * kChunkBytes,
+               std::min(file.bytes, (chunk + 1) * kChunkBytes) - 1, found, wanted);
+  }
+}
+
+std::vector<std::string> foreign_files(const fs::path& entry) {
+  std::vector<std::string> strays;
+  const auto known = entry_files();
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(entry, error)) {
+    const auto name = item.path().filename().string();
+    if (name != kManifestName && std::find(known.begin(), known.end(), name) == known.end()) {
+      strays.push_back(name);
+    }
+  }
+  std::sort(strays.begin(), strays.end());
+  return strays;
 }
 
 std::vector<CheckpointEntry> list_checkpoints(const fs::path& directory) {
@@ -95,34 +149,9 @@ std::vector<CheckpointEntry> list_checkpoints(const fs::path& directory) {
 
 std::vector<std::string> verify_checkpoint(const fs::path& entry) {
   const auto manifest = read_manifest(entry);
-  // Sizes first: they tell a truncated file at once.
-  for (const auto& file : manifest.files) {
-    const auto path = entry / file.name;
-    const auto size = regular_file_size(path, ExitCode::kCheckpoint);
-    if (size != file.bytes) {
-      throw fail(ExitCode::kCheckpoint, "{}: damaged: has {}, the manifest says {}", path.string(),
-                 readable_bytes(size), readable_bytes(file.bytes));
-    }
-  }
-  for (const auto& file : manifest.files) {
-    const auto path = entry / file.name;
-    const auto digest = digest_of_file(path, ExitCode::kCheckpoint);
-    if (digest != file.digest) {
-      throw fail(ExitCode::kCheckpoint, "{}: damaged: its XXH3-128 is {}, the manifest says {}",
-                 path.string(), digest, file.digest);
-    }
-  }
-  std::vector<std::string> strays;
-  const auto known = entry_files();
-  std::error_code error;
-  for (const auto& item : fs::directory_iterator(entry, error)) {
-    const auto name = item.path().filename().string();
-    if (name != kManifestName && std::find(known.begin(), known.end(), name) == known.end()) {
-      strays.push_back(name);
-    }
-  }
-  std::sort(strays.begin(), strays.end());
-  return strays;
+  compare_sizes(entry, manifest);
+  for (const auto& file : manifest.files) compare_chunks(entry, file, 0, std::ssize(file.chunks));
+  return foreign_files(entry);
 }
 
 std::string render_run(const CheckpointInfo& info) {
