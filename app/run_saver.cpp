@@ -37,7 +37,8 @@ void RunSaver::save(Trainer& trainer) {
   trainer.saved();
   comm::together(grid_.world(), [&] {
     if (grid_.root()) {
-      io::prune_checkpoints(folder_.checkpoints(), deck_.checkpoint.keep, info.step);
+      io::prune_checkpoints(folder_.checkpoints(),
+                            {.keep = deck_.checkpoint.keep, .last_saved = info.step});
     }
   });
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();

@@ -1,4 +1,6 @@
 #include "comm/later_min.h"
+
+#include "comm/error.h"
 #include "comm/mpi_internal.h"
 
 namespace pg::comm {

@@ -62,4 +62,9 @@ void BackgroundTask::take() {
   if (auto failure = std::exchange(failure_, nullptr)) std::rethrow_exception(failure);
 }
 
+void BackgroundTask::forget() noexcept {
+  wait();
+  failure_ = nullptr;
+}
+
 }  // namespace pg::io

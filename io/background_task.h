@@ -14,7 +14,7 @@ class BackgroundTask {
   BackgroundTask() = default;
   BackgroundTask(const BackgroundTask&) = delete;
   BackgroundTask& operator=(const BackgroundTask&) = delete;
-  ~BackgroundTask() { wait(); }  // a failure is forgotten
+  ~BackgroundTask() { forget(); }
 
   // Neither before the outcome of the last one was taken.
   void start(std::function<void()> work);       // in a thread that signals leave alone
@@ -27,6 +27,8 @@ class BackgroundTask {
   void wait();
   // Waits, and throws what the work threw.
   void take();
+  // Waits; the outcome is nobody's.
+  void forget() noexcept;
 
  private:
   std::thread thread_;

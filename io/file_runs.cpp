@@ -8,7 +8,8 @@ namespace pg::io {
 
 namespace {
 
-// Axes from the returned one on are taken whole: a run covers them and a stretch of the axis before.
+// Axes from the returned one on are taken whole: a run covers them and a stretch of the axis
+// before.
 std::size_t first_whole_axis(const comm::TensorRecord& tensor, const comm::Slab& slab) {
   auto axis = tensor.shape.size();
   while (axis > 0 && slab.extent[axis - 1] == tensor.shape[axis - 1]) --axis;
