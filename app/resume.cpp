@@ -65,6 +65,7 @@ void load_resume(const Deck& deck, comm::ProcessGrid& grid, const std::string& e
       throw fail(ExitCode::kCheckpoint, "{}: was made by another run:\n{}", entry,
                  fmt::join(differences, "\n"));
     }
+    trainer.set_guard(info.guard);
   });
   io::load_checkpoint(grid.communicator(), entry, trainer.records());
   trainer.loaded();

@@ -25,6 +25,7 @@ void RunSaver::save(Trainer& trainer) {
   info.step = trainer.completed();
   info.next_sample = trainer.next_sample();
   info.data_fingerprint = trainer.train_file().fingerprint();
+  info.guard = trainer.guard_text();
   info.deck = deck_.resolved;
   info.provenance = fmt::format(
       "{{\"program\": \"pentagrid {}\", \"grid\": {}, \"ranks\": {}, \"host\": {}, "

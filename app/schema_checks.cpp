@@ -8,6 +8,7 @@
 
 #include "app/expert_checks.h"
 #include "app/parallel_plan.h"
+#include "app/ranks_in_use.h"
 #include "app/schema.h"
 #include "comm/error.h"
 
@@ -102,6 +103,13 @@ void check_schedule(const Deck& deck, io::DeckReader& reader, int ranks) {
   for (const auto& problem : schedule_problems(deck, data_ranks(deck.grid, ranks))) {
     reader.refuse(problem.key, problem.what);
   }
+}
+
+// Those that the grid will take, where the keys that tell are sound.
+int ranks_to_check(const Deck& deck, const io::DeckReader& reader, bool axes, int ranks) {
+  const bool sound = axes && reader.sound({"train.global_batch", "train.micro_batch",
+                                           "pipeline.chunks", "checkpoint.resume"});
+  return sound && ranks > 0 ? ranks_in_use(deck, ranks) : ranks;
 }
 
 void check_model(const Deck& deck, io::DeckReader& reader) {
@@ -264,8 +272,9 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
     const bool axes = reader.sound({"grid.dp", "grid.tp", "grid.pp", "grid.ep", "grid.cp"});
     check_recompute(deck, reader);
     check_cuts(deck, reader);
-    if (axes) check_grid(deck, reader, ranks);
-    check_schedule(deck, reader, ranks);
+    const int used = ranks_to_check(deck, reader, axes, ranks);
+    if (axes) check_grid(deck, reader, used);
+    check_schedule(deck, reader, used);
   }
   check_positions(deck, reader);
   check_training(deck, reader);

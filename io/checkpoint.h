@@ -33,6 +33,7 @@ struct CheckpointInfo {
   std::int64_t step = 0;         // completed updates
   std::int64_t next_sample = 0;  // the data cursor: index of the next sample for io::Sampler
   std::string data_fingerprint;  // of the training token file
+  std::string guard;             // JSON object: which steps got no update; empty: none is known of
   std::string deck;              // resolved deck, TOML
   std::string provenance;        // JSON object: program version, grid, hosts, date, seed, ...
                                  // (comes back as compact JSON, keys in their order)

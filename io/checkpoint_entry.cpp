@@ -160,12 +160,15 @@ std::string render_run(const CheckpointInfo& info) {
     provenance = Json::parse(info.provenance, nullptr, /*allow_exceptions=*/false);
   }
   PG_ASSERT(provenance.is_object(), "provenance {}", info.provenance);
-  const Json run = {{"format", kRunFormat},
-                    {"version", kRunVersion},
-                    {"step", info.step},
-                    {"next_sample", info.next_sample},
-                    {"data_fingerprint", info.data_fingerprint},
-                    {"provenance", provenance}};
+  const auto guard = Json::parse(info.guard.empty() ? "{}" : info.guard, nullptr, false);
+  PG_ASSERT(guard.is_object(), "guard {}", info.guard);
+  Json run = {{"format", kRunFormat},
+              {"version", kRunVersion},
+              {"step", info.step},
+              {"next_sample", info.next_sample},
+              {"data_fingerprint", info.data_fingerprint},
+              {"provenance", provenance}};
+  if (!guard.empty()) run["guard"] = guard;
   return run.dump(2) + "\n";
 }
 
@@ -186,6 +189,7 @@ CheckpointInfo read_checkpoint_info(const fs::path& entry) {
     info.next_sample = run.at("next_sample").get<std::int64_t>();
     info.data_fingerprint = run.at("data_fingerprint").get<std::string>();
     info.provenance = run.at("provenance").dump();
+    if (run.contains("guard")) info.guard = run.at("guard").dump();  // older ones have none
   } catch (const Json::exception& error) {
     throw fail(ExitCode::kCheckpoint, "{}: {}", path.string(), error.what());
   }
