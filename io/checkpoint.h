@@ -33,7 +33,7 @@ struct CheckpointInfo {
   std::int64_t step = 0;         // completed updates
   std::int64_t next_sample = 0;  // the data cursor: index of the next sample for io::Sampler
   std::string data_fingerprint;  // of the training token file
-  std::string guard;             // JSON object: which steps got no update; empty: none is known of
+  std::string guard = {};        // JSON object: which steps got no update; empty: none is known of
   std::string deck;              // resolved deck, TOML
   std::string provenance;        // JSON object: program version, grid, hosts, date, seed, ...
                                  // (comes back as compact JSON, keys in their order)
@@ -55,7 +55,7 @@ struct SaveOptions {
   bool async = false;   // for CheckpointSaver
   bool stable = false;  // asynchronous: the tensors stay as they are till the end, so no copy
   bool verify = false;  // read everything back from storage before it counts
-  std::vector<std::string> hints;         // "NAME=VALUE" for MPI-IO, where the file is made
+  std::vector<std::string> hints = {};    // "NAME=VALUE" for MPI-IO, where the file is made
   std::int64_t alignment = 4096;          // bytes; of tensors of a MiB or more in the file
   std::int64_t keep = 0, keep_every = 0;  // pruning after the commit, as prune_checkpoints
 };
