@@ -8,6 +8,7 @@
 #include "app/console.h"
 #include "app/memory_plan.h"
 #include "app/parallel_plan.h"
+#include "app/ranks_in_use.h"
 #include "model/pipeline/simulate.h"
 
 namespace pg::app {
@@ -48,14 +49,19 @@ std::string stages_text(const Deck& deck, const comm::GridShape& grid) {
 }  // namespace
 
 std::string check_report(const Deck& deck, int ranks) {
-  const auto grid = grid_of(deck, ranks);
+  const int in_use = ranks_in_use(deck, ranks);
+  const auto grid = grid_of(deck, in_use);
   const auto stages = plan_stages(deck, grid);
   const auto largest = largest_stage(stages);
   const auto& plan = stages[largest];
   const auto& train = deck.train;
   const auto batch_ranks = grid.size(comm::kBatch);
   std::string out = deck.resolved;
-  out += fmt::format("\n# grid    {} = {} ranks\n", axes_text(deck, grid), ranks);
+  out += fmt::format("\n# grid    {} = {} ranks\n", axes_text(deck, grid), in_use);
+  if (in_use < ranks) {
+    out += fmt::format("# idle    {} of {} ranks: no larger dp fits global_batch and ranks\n",
+                       ranks - in_use, ranks);
+  }
   out += fmt::format("# model   {}\n", parameters_text(deck.model, plan.parameters));
   if (deck.model.moe.experts > 0) out += fmt::format("# experts {}\n", experts_text(deck.model));
   out += fmt::format(

@@ -2,6 +2,7 @@
 // holds; misuse is Error(kDeck).
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@ struct Invocation {
   std::vector<std::string> overrides;  // section.key=value
   int ranks = 0;                       // --ranks; 0: not given
   std::string operand;                 // PATH of inspect, SECTION of help (may be empty)
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 };
 
 struct Command {
@@ -26,6 +28,7 @@ struct Command {
   bool parallel = false;  // runs under a launcher: MPI is initialised and `world` is not null
   // Returns the exit code. A parallel command returns, or throws the same Error, on all ranks.
   std::function<int(const Invocation&, comm::Group* world)> run;
+  bool stops_on_signals = false;  // SIGTERM and SIGUSR1 are caught: see app/stop_signals.h
 };
 
 struct CommandLine {

@@ -1,5 +1,7 @@
 #include "app/console.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <map>
@@ -163,6 +165,10 @@ std::string banner_text(const Banner& b) {
                                    b.threads == 1 ? "" : "s"));
   if (!b.gpus.empty()) text += gpus_rows(b);
   if (!b.no_gpu.empty()) text += row("gpus", "none: " + b.no_gpu);
+  if (!b.idle.empty()) {
+    text += row("idle", fmt::format("{} of {} ranks: {}", b.idle.size(),
+                                    b.idle.size() + b.hosts.size(), fmt::join(b.idle, ", ")));
+  }
   if (!b.tensor_ranks_share_host) {
     text += row("warning", "a tp group spans hosts: its messages cross the network in every layer");
   }

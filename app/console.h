@@ -28,6 +28,7 @@ struct Banner {
   double matmul_flops = 0;  // of all ranks together, measured; 0: not measured
   std::int64_t resumed_step = 0;
   std::string resumed_from = {};
+  std::vector<std::string> idle = {};  // ranks without a place in the grid
 };
 
 std::string banner_text(const Banner& banner);

@@ -35,6 +35,12 @@ void print_tensors(const std::vector<comm::TensorRecord>& tensors) {
              io::readable_bytes(bytes));
 }
 
+std::string digests_text(const io::ManifestFile& file) {
+  if (file.chunks.size() == 1) return "XXH3-128 " + file.chunks.front();
+  return fmt::format("XXH3-128 of {} chunks of {}", file.chunks.size(),
+                     io::readable_bytes(io::kChunkBytes));
+}
+
 int inspect_checkpoint(const fs::path& entry) {
   const auto strays = io::verify_checkpoint(entry);
   const auto info = io::read_checkpoint_info(entry);
@@ -49,7 +55,7 @@ int inspect_checkpoint(const fs::path& entry) {
   print_tensors(tensors);
   fmt::print("\n");
   for (const auto& file : manifest.files) {
-    fmt::print("  {:<10}  {:>14}  XXH3-128 {}\n", file.name, file.bytes, file.digest);
+    fmt::print("  {:<10}  {:>14}  {}\n", file.name, file.bytes, digests_text(file));
   }
   for (const auto& stray : strays) fmt::print("  {:<10}  not of this checkpoint\n", stray);
   fmt::print("verified: every byte of {} files, {}\n", manifest.files.size(),

@@ -13,8 +13,10 @@
 #include "app/help.h"
 #include "app/inspect.h"
 #include "app/prepare.h"
+#include "app/ranks_in_use.h"
 #include "app/schema.h"
-#include "app/train.h"
+#include "app/stop_signals.h"
+#include "app/train_on_ranks.h"
 #include "app/verify.h"
 #include "comm/error.h"
 #include "comm/mpi_session.h"
@@ -29,12 +31,19 @@ using app::Purpose;
 int train(const Invocation& call, comm::Group* world) {
   const auto deck =
       app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
-  return static_cast<int>(app::run_train(deck, comm::Communicator::world()));
+  return static_cast<int>(
+      app::train_on_ranks(deck, comm::Communicator::world(), {.started = call.started}));
 }
 
 int verify(const Invocation& call, comm::Group* world) {
   const auto deck =
       app::read_deck(world, call.deck, call.overrides, Purpose::kTrain, world->size());
+  if (const int used = app::ranks_in_use(deck, world->size()); used != world->size()) {
+    throw Error(ExitCode::kDeck,
+                fmt::format("grid.dp: verify leaves no rank idle: this deck takes {} of {} ranks",
+                            used, world->size()),
+                world->size());
+  }
   return static_cast<int>(app::run_verify(deck, comm::Communicator::world()));
 }
 
@@ -62,7 +71,8 @@ int prepare(const Invocation& call, comm::Group*) {
 }
 
 const Command kCommands[] = {
-    {"train", "train a model; under mpirun or srun", Command::Takes::kDeck, true, train},
+    {"train", "train a model; under mpirun or srun", Command::Takes::kDeck, true, train,
+     /*stops_on_signals=*/true},
     {"prepare", "text files to a tokenizer and HDF5 token files", Command::Takes::kDeck, false,
      prepare},
     {"check", "validate a deck; print it resolved, the grid and bytes per rank",
@@ -105,10 +115,15 @@ int main(int argc, char** argv) {
     // 1. The command. What is wrong with it is wrong on every rank: one of them says so.
     const auto line = app::parse_command_line(kCommands, argc, argv);
 
-    // 2. MPI, for the commands that run on many ranks. The others do the work once, whatever
+    // 2. A run stops between steps, not wherever a signal finds it: from now on.
+    const bool stops = line.command && line.command->stops_on_signals;
+    if (stops) app::catch_stop_signals();
+
+    // 3. MPI, for the commands that run on many ranks. The others do the work once, whatever
     //    number of them a launcher starts.
     if (line.command && line.command->parallel) {
       mpi.emplace(argc, argv);
+      if (stops) app::catch_stop_signals();
       world = comm::make_mpi_group(comm::Communicator::world(), "world");
     } else if (app::launcher_rank() > 0) {
       return 0;
@@ -118,7 +133,7 @@ int main(int argc, char** argv) {
       return 0;
     }
 
-    // 3. Run it; 4. its exit code is ours.
+    // 4. Run it; 5. its exit code is ours.
     return line.command->run(line.call, world.get());
   } catch (const Error& error) {
     return report(error, world.get());

@@ -5,6 +5,7 @@
 #include "app/resume_check.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
+#include "io/run_folder.h"
 
 namespace pg::app {
 
@@ -26,49 +27,78 @@ void refuse_abandoned(const Deck& deck, const io::RunFolder& folder,
   }
 }
 
-}  // namespace
-
-std::string find_resume(const Deck& deck, comm::Group& world, const io::RunFolder& folder,
-                        const Say& say) {
-  std::string found;
-  comm::together(world, [&] {
-    if (world.rank() != 0) return;
-    if (deck.checkpoint.resume == "none") {
-      if (!folder.holds_run()) return;
-      throw fail(ExitCode::kDeck,
-                 "run.output: {} already holds a run (legal: another folder, or "
-                 "checkpoint.resume = \"auto\", \"latest\" or a path)",
-                 deck.run.output);
-    }
-    std::vector<std::string> notes;
-    const auto entry = io::find_checkpoint(folder.checkpoints(), deck.checkpoint.resume, notes);
-    for (const auto& note : notes) say("warning: " + note + "\n");
-    if (!entry) return;
-    found = entry->string();
-    refuse_abandoned(deck, folder, *entry);
-  });
-  return comm::broadcast(world, found, 0);
+double gib(std::int64_t bytes) {
+  return static_cast<double>(bytes) / static_cast<double>(std::int64_t{1} << 30);
 }
 
-void load_resume(const Deck& deck, comm::ProcessGrid& grid, const std::string& entry,
-                 Trainer& trainer, const Say& /*say*/) {
-  io::CheckpointInfo info;
-  comm::together(grid.world(), [&] {
-    info = io::read_checkpoint_info(entry);
-    auto differences = resume_differences(info.deck, deck, entry);
-    if (info.data_fingerprint != trainer.train_file().fingerprint()) {
-      differences.push_back(fmt::format("data.train: {} has the fingerprint {}, was {}",
-                                        deck.data.train, trainer.train_file().fingerprint(),
-                                        info.data_fingerprint));
+// run.json's provenance names the tokenizer; empty when it does not.
+DataIdentity stored_data(const io::CheckpointInfo& info) {
+  return {info.data_fingerprint, io::json_member(info.provenance, "tokenizer")};
+}
+
+// Error(kCheckpoint) listing everything that makes `deck` another run's. What was overridden is
+// told.
+void require_same_run(const io::CheckpointInfo& info, const Deck& deck, const io::TokenFile& data,
+                      const std::string& entry, const Say& say) {
+  const auto differences = compare_runs(info.deck, stored_data(info), deck,
+                                        {data.fingerprint(), tokenizer_identity(data)}, entry);
+  if (!differences.refused.empty()) {
+    auto lines = differences.refused;
+    if (!differences.may_name.empty()) {
+      lines.push_back(fmt::format("checkpoint.override: those it names may differ: {}",
+                                  fmt::join(differences.may_name, ", ")));
     }
-    if (!differences.empty()) {
-      throw fail(ExitCode::kCheckpoint, "{}: was made by another run:\n{}", entry,
-                 fmt::join(differences, "\n"));
-    }
+    throw fail(ExitCode::kCheckpoint, "{}: was made by another run:\n{}", entry,
+               fmt::join(lines, "\n"));
+  }
+  for (const auto& line : differences.overridden) say("overridden: " + line + "\n");
+  for (const auto& key : differences.idle) {
+    say(fmt::format("note: checkpoint.override: {} is as it was\n", key));
+  }
+}
+
+std::string resumed_text(std::int64_t step, const io::VerifiedEntry& entry,
+                         const io::LoadReport& load) {
+  return fmt::format(
+      "resumed step {} from {} | {:.2f} GiB verified in {:.1f} s | {:.2f} GiB a rank (max), read "
+      "in {:.1f} s, {:.2f} GiB/s\n",
+      step, entry.path.string(), gib(entry.bytes), entry.seconds, gib(load.most_bytes),
+      load.seconds, gib(load.total_bytes) / load.seconds);
+}
+
+}  // namespace
+
+std::optional<io::VerifiedEntry> find_resume(const Deck& deck, comm::Group& world,
+                                             const io::RunFolder& folder, const Say& say) {
+  comm::together(world, [&] {
+    if (world.rank() != 0 || deck.checkpoint.resume != "none" || !folder.holds_run()) return;
+    throw fail(ExitCode::kDeck,
+               "run.output: {} already holds a run (legal: another folder, or "
+               "checkpoint.resume = \"auto\", \"latest\" or a path)",
+               deck.run.output);
   });
-  io::load_checkpoint(grid.communicator(), entry, trainer.records());
+  std::vector<std::string> notes;
+  auto entry = io::find_checkpoint(world, folder.checkpoints(), deck.checkpoint.resume, notes);
+  for (const auto& note : notes) say("warning: " + note + "\n");
+  comm::together(world, [&] {
+    if (world.rank() == 0 && entry) refuse_abandoned(deck, folder, entry->path);
+  });
+  return entry;
+}
+
+void load_resume(const Deck& deck, comm::ProcessGrid& grid, const io::VerifiedEntry& entry,
+                 Trainer& trainer, const Say& say) {
+  io::CheckpointInfo info;
+  const auto path = entry.path.string();
+  comm::together(grid.world(), [&] {
+    info = io::read_checkpoint_info(entry.path);
+    require_same_run(info, deck, trainer.train_file(), path, say);
+    trainer.set_guard(info.guard);
+  });
+  const auto report = io::load_checkpoint(grid.communicator(), entry.path, trainer.records());
   trainer.loaded();
   trainer.set_progress(info.step, info.next_sample);
+  say(resumed_text(info.step, entry, report));
 }
 
 }  // namespace pg::app

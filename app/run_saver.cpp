@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include "app/console.h"
+#include "app/resume_check.h"
 #include "comm/agree.h"
 #include "comm/profile_range.h"
 #include "io/checkpoint.h"
@@ -27,12 +28,14 @@ void RunSaver::save(Trainer& trainer) {
   info.step = trainer.completed();
   info.next_sample = trainer.next_sample();
   info.data_fingerprint = trainer.train_file().fingerprint();
+  info.guard = trainer.guard_text();
   info.deck = deck_.resolved;
   info.provenance = fmt::format(
       "{{\"program\": \"pentagrid {}\", \"grid\": {}, \"ranks\": {}, \"host\": {}, "
-      "\"threads\": {}, \"seed\": {}, \"unix_time\": {}}}",
+      "\"threads\": {}, \"seed\": {}, \"unix_time\": {}, \"tokenizer\": {}}}",
       PG_VERSION, io::json_string(grid_.shape().text()), grid_.world().size(),
-      io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr));
+      io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr),
+      io::json_string(tokenizer_identity(trainer.train_file())));
   keep_choices(trainer);
   const auto records = trainer.records_to_save();
   const auto path = io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);

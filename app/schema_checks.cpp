@@ -8,6 +8,8 @@
 
 #include "app/expert_checks.h"
 #include "app/parallel_plan.h"
+#include "app/ranks_in_use.h"
+#include "app/resume_check.h"
 #include "app/schema.h"
 #include "comm/error.h"
 
@@ -102,6 +104,13 @@ void check_schedule(const Deck& deck, io::DeckReader& reader, int ranks) {
   for (const auto& problem : schedule_problems(deck, data_ranks(deck.grid, ranks))) {
     reader.refuse(problem.key, problem.what);
   }
+}
+
+// Those that the grid will take, where the keys that tell are sound.
+int ranks_to_check(const Deck& deck, const io::DeckReader& reader, bool axes, int ranks) {
+  const bool sound = axes && reader.sound({"train.global_batch", "train.micro_batch",
+                                           "pipeline.chunks", "checkpoint.resume"});
+  return sound && ranks > 0 ? ranks_in_use(deck, ranks) : ranks;
 }
 
 void check_model(const Deck& deck, io::DeckReader& reader) {
@@ -219,6 +228,25 @@ void check_data(const Deck& deck, io::DeckReader& reader, Purpose purpose) {
   }
 }
 
+// Names in checkpoint.override are keys of the deck that can differ.
+void check_overrides(const Deck& deck, io::DeckReader& reader) {
+  if (!reader.sound({"checkpoint.override"})) return;
+  std::vector<std::string> known;
+  for (const auto& key : deck_keys()) known.push_back(key.name());
+  for (const auto& name : deck.checkpoint.overrides) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      const auto near = io::nearest(name, known);
+      return reader.refuse("checkpoint.override",
+                           fmt::format("\"{}\" is no key of the deck{}", io::one_line(name),
+                                       near.empty() ? "" : " (nearest: " + near + ")"));
+    }
+    if (const auto why = why_no_override(name); !why.empty()) {
+      return reader.refuse("checkpoint.override",
+                           fmt::format("{} cannot be overridden: {}", name, why));
+    }
+  }
+}
+
 }  // namespace
 
 void derive_defaults(Deck& deck, const io::DeckReader& reader, const std::string& file) {
@@ -264,13 +292,15 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
     const bool axes = reader.sound({"grid.dp", "grid.tp", "grid.pp", "grid.ep", "grid.cp"});
     check_recompute(deck, reader);
     check_cuts(deck, reader);
-    if (axes) check_grid(deck, reader, ranks);
-    check_schedule(deck, reader, ranks);
+    const int used = ranks_to_check(deck, reader, axes, ranks);
+    if (axes) check_grid(deck, reader, used);
+    check_schedule(deck, reader, used);
   }
   check_positions(deck, reader);
   check_training(deck, reader);
   check_sizes(deck, reader);
   check_data(deck, reader, purpose);
+  check_overrides(deck, reader);
 }
 
 }  // namespace pg::app

@@ -5,7 +5,12 @@ namespace pg::app {
 
 const std::vector<SchemaSection>& deck_sections() {
   static const std::vector<SchemaSection> sections = {
-      {"run", "the run as a whole", ""},
+      {"run", "the run as a whole",
+       "replica_check compares dense weights over dp*ep*cp, experts over dp*cp, what tp does not "
+       "cut\n"
+       "over tp, and a tied table over both ends of the pipeline; also before each save. What "
+       "ZeRO\n"
+       "keeps in pieces has no copy: exact values from grid.zero = 1 on, all weights with 3."},
       {"grid", "how the ranks of the job are arranged",
        "dp*tp*pp*ep*cp is the number of ranks. The same deck and seed give the same loss curve on\n"
        "every legal grid, up to the order of sums."},
@@ -35,7 +40,13 @@ const std::vector<SchemaSection>& deck_sections() {
        "grid.ep spreads the experts over ranks."},
       {"data", "text, tokenizer and token files", "Relative paths start at the working directory."},
       {"train", "length and batches of the training",
-       "global_batch is a multiple of dp*ep*micro_batch; seq is at most model.max_seq."},
+       "global_batch is a multiple of dp*ep*micro_batch; seq is at most model.max_seq.\n"
+       "A step gets no update, on any rank, when its loss or gradient norm is not finite, or\n"
+       "  loss > mean + spike_sigma * max(deviation, |mean| / 256)\n"
+       "over the losses of the last 100 updates (fewer at first; from 20 on). It still counts: "
+       "its\n"
+       "number, samples and learning rate are used up. Saves that fall due meanwhile wait for the\n"
+       "next update; a stop saves all the same."},
       {"optimizer", "the update of the weights", ""},
       {"schedule", "the learning rate",
        "lr(t) at step t, counted from 1, with W = warmup, S = train.steps, D = decay:\n"

@@ -90,7 +90,9 @@ std::vector<Row> run_and_grid_rows() {
        .fallback = 0,
        .range = between(0, 1 << 20),
        .unit = "ranks",
-       .doc = "Data-parallel ranks. 0: all that the other axes leave."},
+       .doc =
+           "Data-parallel ranks. 0: all that the other axes leave; where a run that resumes finds "
+           "more ranks than fit, the most that fit: the others are idle."},
       {.name = "grid.tp",
        .field = at(grid, &Grid::tp),
        .fallback = 1,

@@ -1,26 +1,58 @@
-// Why a run stops before its last step: a signal, a stop file, the wall limit, run.stop_after. All
-// of them lead to the same end: the ranks agree after a step, save, and exit with 75.
+// Why a run stops before its last step: a signal on any rank, the file run.output/stop, the wall
+// limit (the deck's or the batch system's), run.stop_after. All of them lead to the same end: the
+// ranks agree after a step, save, and exit with 75.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
+#include <filesystem>
 #include <string>
 
 #include "app/deck.h"
+#include "app/resume.h"
+#include "app/time_left.h"
 #include "comm/group.h"
 
 namespace pg::app {
 
+// What the run would have to do before it could stop after the next step, in seconds.
+struct Ahead {
+  double save = 0;        // one save
+  bool save_due = false;  // after this step, whether the run stops or not
+  double step = 0;        // what the last step took, with its records; 0: there was none
+  double evaluation = 0;  // what the next step's evaluation will take; 0: it has none
+};
+
 class Stop {
  public:
-  explicit Stop(const Deck& deck) : stop_after_(deck.run.stop_after) {}
+  // Collective, once run.output is known to be this run's. `started`: when the program did, from
+  // which run.wall_limit counts. A stop file that lies there already is removed, which rank 0 says:
+  // a start is a newer wish than the file. One made from here on is obeyed.
+  Stop(const Deck& deck, comm::Group& world, std::filesystem::path output,
+       std::chrono::steady_clock::time_point started, Say say);
 
-  // Collective, after each step. Empty: go on; else why not, the same on every rank.
-  // `save_seconds`: what a save is expected to take; `step_seconds`: what the last step took.
-  std::string agreed(comm::Group& world, std::int64_t step, double save_seconds,
-                     double step_seconds);
+  // Collective, before the first step and after each one. Empty: go on; else why not, the same on
+  // every rank: "SIGUSR1 on rank 1 (host)". The wall limit stops no run that has made no step: each
+  // slice makes progress.
+  std::string agreed(std::int64_t step, const Ahead& ahead);
 
  private:
+  // What this rank alone has to say; no kind: nothing.
+  struct Wish {
+    int kind = 0;
+    std::string why;
+  };
+  Wish own_wish(std::int64_t step, const Ahead& ahead);
+  Wish wall_limit_wish(const Ahead& ahead);
+  bool take_stop_file();
+
   std::int64_t stop_after_;
+  comm::Group& world_;
+  std::filesystem::path file_;
+  Say say_;
+  TimeLeft time_;              // rank 0's
+  std::deque<double> recent_;  // steps, in seconds
 };
 
 }  // namespace pg::app

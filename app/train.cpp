@@ -47,11 +47,22 @@ std::int64_t peak_bytes(comm::ProcessGrid& grid) {
                           comm::ReduceOp::kMax);
 }
 
+// What a step's record says of the guard, if anything.
+std::string guard_json(const StepResult& r) {
+  std::string text;
+  if (!r.skipped.empty()) text += ", \"skipped\": " + io::json_string(r.skipped);
+  if (r.check_seconds > 0) text += ", \"replica_check_s\": " + io::json_number(r.check_seconds);
+  return text;
+}
+
 // Everything `train` keeps besides the trainer. Methods are collective; rank 0 prints and writes.
 class Run {
  public:
-  Run(const Deck& deck, const comm::Communicator& world)
-      : deck_(deck),
+  Run(const Deck& deck, const comm::Communicator& world, const Launch& launch,
+      const TrainControls& controls)
+      : launch_(launch),
+        controls_(controls),
+        deck_(deck),
         gpu_(open_gpu(deck, world)),
         grid_(world, grid_of(deck, world.size()), gpu_.get()),
         folder_(deck.run.output) {
@@ -63,6 +74,7 @@ class Run {
 
   comm::Group& world() { return grid_.world(); }
   bool root() const { return grid_.root(); }
+  const std::string& reason() const { return reason_; }
   // Not in a folder that holds somebody else's run.
   void write_exit(ExitCode code, const std::string& reason) const {
     if (root() && folder_is_ours_) folder_.write_exit(static_cast<int>(code), reason);
@@ -81,6 +93,7 @@ class Run {
       throw;
     }
     start_watchdog();
+    stop_.emplace(deck_, world(), folder_.path(), launch_.started, say_);
     // 2. Memory, data, model; that this processor has the precision's products, it shows at once.
     Trainer trainer(deck_, grid_);
     take_choices(trainer.kernels());
@@ -89,9 +102,9 @@ class Run {
       matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
     });
     matmul_flops_ = comm::all_reduce(world(), matmul_flops_, comm::ReduceOp::kSum);
-    if (!resume_from_.empty()) {
+    if (resume_from_) {
       const comm::ProfileRange range("loading the checkpoint");
-      load_resume(deck_, grid_, resume_from_, trainer, say_);
+      load_resume(deck_, grid_, *resume_from_, trainer, say_);
     }
     if (trainer.completed() >= deck_.train.steps) {
       say(fmt::format("step {} of {} is done already: nothing to do\n", trainer.completed(),
@@ -140,7 +153,7 @@ class Run {
     std::vector<std::string> texts;
     if (root()) {
       // RUN/checkpoints/step-N
-      const std::filesystem::path from(resume_from_);
+      const auto from = resume_from_ ? resume_from_->path : std::filesystem::path();
       texts = folder_.read_choices();
       if (texts.empty() && from.has_parent_path()) {
         texts = io::RunFolder(from.parent_path().parent_path()).read_choices();
@@ -173,6 +186,7 @@ class Run {
   void print_banner(Trainer& trainer) {
     Banner banner{
         .deck = deck_, .grid = grid_.shape(), .hosts = comm::all_gather(world(), grid_.host())};
+    banner.idle = launch_.idle;
     if (gpu_ == nullptr && auto_) banner.no_gpu = comm::gpu_missing();
     if (gpu_ != nullptr) {
       banner.gpus = comm::all_gather(world(), gpu_line(gpu_->info()));
@@ -185,7 +199,7 @@ class Run {
     banner.train_tokens = trainer.train_file().tokens();
     banner.samples = (banner.train_tokens - 1) / deck_.train.seq;
     banner.matmul_flops = matmul_flops_;
-    banner.resumed_from = resume_from_;
+    if (resume_from_) banner.resumed_from = resume_from_->path.string();
     banner.resumed_step = trainer.completed();
     say(banner_text(banner));
   }
@@ -195,17 +209,19 @@ class Run {
     const auto steps = deck_.train.steps;
     const auto first = trainer.completed();
     RunSaver saver(deck_, grid_, folder_, say_);
-    Stop stop(deck_);
     Stragglers stragglers(deck_.log.straggler, grid_);
     std::int64_t tokens = 0;
-    auto why = stop.agreed(world(), first, saver.expected_seconds(), 0);
-    if (!why.empty()) saver.save(trainer);  // into this folder, wherever it was resumed from
+    auto why = stop_->agreed(first, {});
+    if (!why.empty()) stop_before_a_step(trainer, saver, why);
     std::optional<io::Progress> progress;
     if (root()) {
       const auto last = deck_.run.stop_after;
       progress.emplace("training", (last > 0 ? std::min(last, steps) : steps) - first);
     }
+    bool save_due = false;
     while (trainer.completed() < steps && why.empty()) {
+      const auto step_begin = Clock::now();
+      if (controls_.before_step) controls_.before_step(trainer);
       const double waited = comm::waited_seconds();
       const auto result = trainer.step();
       stragglers.add(result.seconds - (comm::waited_seconds() - waited));
@@ -214,24 +230,55 @@ class Run {
       const bool last = step == steps;
 
       record(result);
+      if (!result.skipped.empty()) say_skipped(result, trainer.guard());
       if (to_log(step)) name(stragglers.found(), step);
       if (progress) progress->update(step - first);
+      Ahead ahead{.save = saver.expected_seconds(), .step = seconds_since(step_begin)};
       saver.poll();
-      const auto every = deck_.train.eval_every;
-      if (trainer.has_validation() && (last || (every > 0 && step % every == 0))) {
-        evaluate(trainer);
-      }
-      if (!last) why = stop.agreed(world(), step, saver.expected_seconds(), result.seconds);
+      if (evaluates(trainer, step)) evaluate(trainer);
       const auto save_every = deck_.checkpoint.every;
-      if (last || !why.empty() || (save_every > 0 && step % save_every == 0)) saver.save(trainer);
+      if (evaluates(trainer, step + 1)) ahead.evaluation = expected_evaluation(ahead.step);
+      // While steps are skipped, weights that are to blame must not push out older ones.
+      save_due = save_due || (save_every > 0 && step % save_every == 0);
+      ahead.save_due = save_due && result.skipped.empty();
+      if (!last) why = stop_->agreed(step, ahead);
+      if (!why.empty()) say(fmt::format("stopping after step {}: {}\n", step, why));
+      if (last || !why.empty() || ahead.save_due) {
+        saver.save(trainer);
+        save_due = false;
+      }
     }
     saver.finish();
+    say_all_skipped(trainer.guard());
+    reason_ = why.empty()
+                  ? "done"
+                  : fmt::format("stopped at step {}: {}, resumable", trainer.completed(), why);
     say(fmt::format(
-        "{} at step {} of {}: {} tokens in {:.1f} s; metrics in {}, checkpoints in {}\n",
-        why.empty() ? "done" : "stopped (" + why + ")", trainer.completed(), steps,
-        count_text(tokens), seconds_since(begin), folder_.metrics().string(),
-        folder_.checkpoints().string()));
+        "{} at step {} of {}{}: {} tokens in {:.1f} s; metrics in {}, checkpoints in {}\n",
+        why.empty() ? "done" : "stopped", trainer.completed(), steps,
+        why.empty() ? "" : " (" + why + ")", count_text(tokens), seconds_since(begin),
+        folder_.metrics().string(), folder_.checkpoints().string()));
     return why.empty() ? ExitCode::kDone : ExitCode::kStopped;
+  }
+
+  // There is nothing new. What came from another folder is saved here, so that "latest" finds it.
+  void stop_before_a_step(Trainer& trainer, RunSaver& saver, const std::string& why) {
+    const auto& resume = deck_.checkpoint.resume;
+    const bool elsewhere = !resume_from_.empty() && resume != "auto" && resume != "latest";
+    say(fmt::format("stopping before a step is made: {}{}\n", why,
+                    elsewhere ? "" : "; there is nothing new to save"));
+    if (elsewhere) saver.save(trainer);
+  }
+
+  bool evaluates(const Trainer& trainer, std::int64_t step) const {
+    const auto every = deck_.train.eval_every;
+    return trainer.has_validation() &&
+           (step == deck_.train.steps || (every > 0 && step % every == 0));
+  }
+  // Before the first one: of each batch it does a part of what a step does.
+  double expected_evaluation(double step_seconds) const {
+    if (evaluation_seconds_ > 0) return evaluation_seconds_;
+    return step_seconds * static_cast<double>(deck_.train.eval_batches);
   }
 
   void record(const StepResult& r) {
@@ -246,15 +293,27 @@ class Run {
       metrics_->write(fmt::format(
           "{{\"step\": {}, \"loss\": {}, \"aux_loss\": {}, \"lr\": {}, \"grad_norm\": {}, "
           "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
-          "\"comm\": {}{}}}",
+          "\"comm\": {}{}{}}}",
           r.step, io::json_number(r.loss), io::json_number(r.aux_loss), io::json_number(r.lr),
           io::json_number(r.grad_norm), r.tokens, io::json_number(r.seconds),
           io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak,
-          traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq)));
+          traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq), guard_json(r)));
     });
     if (to_log(r.step)) {
       say(step_text({r, deck_.train.steps, std::isfinite(mfu) ? mfu : 0.0, peak}) + "\n");
     }
+  }
+
+  void say_skipped(const StepResult& r, const StepGuard& guard) const {
+    say(fmt::format(
+        "warning: step {} got no update: {}: loss {}, gradient norm {} ({} in a row, {} "
+        "in all)\n",
+        r.step, r.skipped, r.loss, r.grad_norm, guard.in_a_row(), guard.skipped()));
+  }
+  void say_all_skipped(const StepGuard& guard) const {
+    if (guard.skipped() == 0) return;
+    say(fmt::format("warning: steps of the run without an update: {} ({} not finite, {} spikes)\n",
+                    guard.skipped(), guard.not_finite(), guard.spikes()));
   }
 
   bool to_log(std::int64_t step) const {
@@ -274,6 +333,7 @@ class Run {
     const auto begin = Clock::now();
     const auto result = trainer.evaluate();
     const double perplexity = std::exp(result.loss);
+    evaluation_seconds_ = std::max(evaluation_seconds_, seconds_since(begin));
     comm::together(world(), [&] {
       if (!root()) return;
       metrics_->write(fmt::format(
@@ -289,6 +349,8 @@ class Run {
 
   const Say say_ = [this](const std::string& text) { say(text); };
   const bool terminal_ = io::watched_terminal(stdout);
+  const Launch launch_;
+  const TrainControls& controls_;
   Deck deck_;
   std::unique_ptr<comm::Gpu> gpu_;
   comm::ProcessGrid grid_;
@@ -298,17 +360,20 @@ class Run {
   std::unique_ptr<io::MetricsWriter> metrics_;
   bool folder_is_ours_ = true;
   bool auto_ = false;  // the deck left the device open
-  std::string resume_from_;
-  double matmul_flops_ = 0;
+  std::optional<io::VerifiedEntry> resume_from_;
+  std::optional<Stop> stop_;
+  std::string reason_ = "done";  // what exit.json says
+  double matmul_flops_ = 0, evaluation_seconds_ = 0;
 };
 
 }  // namespace
 
-ExitCode run_train(const Deck& deck, const comm::Communicator& world) {
-  Run run(deck, world);
+ExitCode run_train(const Deck& deck, const comm::Communicator& world, const Launch& launch,
+                   const TrainControls& controls) {
+  Run run(deck, world, launch, controls);
   try {
     const auto code = run.run();
-    run.write_exit(code, code == ExitCode::kDone ? "done" : "stopped early, resumable");
+    run.write_exit(code, run.reason());
     run.leave_together();
     return code;
   } catch (const Error& error) {

@@ -1,6 +1,8 @@
 // The command `train`: a trainer with its output folder, checkpoints, metrics and console.
 #pragma once
 
+#include <chrono>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -10,8 +12,24 @@
 
 namespace pg::app {
 
+// What only the program knows of its start.
+struct Launch {
+  // When it began, from which run.wall_limit counts.
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  // Of ranks that have no place in the grid: "rank 2 (host)".
+  std::vector<std::string> idle = {};
+};
+
+class Trainer;
+
+// What tests do to a run.
+struct TrainControls {
+  std::function<void(Trainer&)> before_step = {};  // on every rank
+};
+
 // Collective over `world`. Returns kDone or kStopped (75); a failure that the ranks agreed on is an
 // Error, the same on all ranks, after exit.json has been written. Rank 0 prints.
-ExitCode run_train(const Deck& deck, const comm::Communicator& world);
+ExitCode run_train(const Deck& deck, const comm::Communicator& world, const Launch& launch = {},
+                   const TrainControls& controls = {});
 
 }  // namespace pg::app

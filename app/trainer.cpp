@@ -1,6 +1,7 @@
 #include "app/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 
@@ -55,7 +56,9 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
       pipeline_(deck.model, pipeline_options(deck, grid.shape()), params_, *kernels_, groups_,
                 deck.run.seed, use_),
       optimizer_(adamw_config(deck.optimizer), params_, *kernels_, groups_),
-      balance_(params_, *kernels_, groups_) {
+      balance_(params_, *kernels_, groups_),
+      guard_(deck.train.spike_sigma, deck.train.max_skips),
+      replica_check_(params_, grid, groups_) {
   const auto& shape = grid.shape();
   const BatchShare share{deck.train.seq,
                          deck.train.micro_batch,
@@ -143,30 +146,70 @@ StepResult Trainer::step() {
     reducer_.finish();
   }
 
-  // 3. The step's loss and gradient norm, the same on every rank.
-  result.loss = sum_over_batch(loss_sum) * loss_scale;
+  // 3. The step's loss and gradient norm, the same on every rank, and whether it gets an update.
+  result.loss = sum_over_batch(loss_sum * loss_factor_) * loss_scale;
   result.moe = balance_.add_up(pipeline_.counters());
   result.aux_loss = auxiliary_loss(result.moe);
-  result.grad_norm = optimizer_.grad_norm();
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    // Both numbers are the same on every rank: all of them come here.
-    throw Error(ExitCode::kNumerical,
-                fmt::format("step {}: loss {} and gradient norm {} are not both finite",
-                            result.step, result.loss, result.grad_norm),
-                grid_.world().size());
-  }
+  result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
+  agree(result, optimizer_.grad_norm());
+  // Copies as this step has used them: an update would spread what is wrong in one to others.
+  const auto check = deck_.run.replica_check;
+  if (check > 0 && result.step % check == 0) check_copies(result);
+  guard_step(result);
 
   // 4. The update, each replica's share of it, and the new weights back to all.
-  const comm::ProfileRange update("update");
-  result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
-  optimizer_.update(result.step, result.lr, result.grad_norm);
-  weights_.publish();
-  balance_.update(result.moe);
+  if (result.skipped.empty()) {
+    const comm::ProfileRange update("update");
+    optimizer_.update(result.step - guard_.skipped(), result.lr, result.grad_norm);
+    weights_.publish();
+    balance_.update(result.moe);
+  }
   completed_ = result.step;
   next_sample_ += batch;
   result.traffic = grid_.traffic().rows();
   result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return result;
+}
+
+// Equal on all ranks already while every rank's copies are sound; what is not finite on one of them
+// is now so on all, and they go on alike.
+void Trainer::agree(StepResult& result, const model::GradNorm& grads) {
+  std::array<double, 4> worst{result.loss, result.aux_loss, grads.norm, grads.own_squares};
+  for (auto& x : worst) x = x == -INFINITY ? NAN : x;
+  grid_.world().all_reduce({worst.data(), worst.size(), DType::kF64}, comm::ReduceOp::kMax).wait();
+  result.loss = worst[0];
+  result.aux_loss = worst[1];
+  result.grad_norm = std::isfinite(worst[3]) ? worst[2] : worst[3];
+}
+
+void Trainer::guard_step(StepResult& result) {
+  const double limit = guard_.limit();
+  result.skipped = guard_.judge(result.loss, result.aux_loss, result.grad_norm);
+  if (result.skipped.empty()) return;
+  const bool last = result.step == deck_.train.steps && !std::isfinite(result.loss);
+  if (!guard_.given_up() && !last) return;
+  // All of it is the same on every rank: all of them come here.
+  const auto what = result.skipped == StepGuard::kSpike
+                        ? fmt::format("loss {} is a spike above {} (gradient norm {})", result.loss,
+                                      limit, result.grad_norm)
+                        : fmt::format("loss {} and gradient norm {} are not both finite",
+                                      result.loss, result.grad_norm);
+  throw Error(
+      ExitCode::kNumerical,
+      fmt::format("step {}: {}; {}", result.step, what,
+                  guard_.given_up()
+                      ? fmt::format("{} steps in a row got no update (train.max_skips = "
+                                    "{}), {} in all",
+                                    guard_.in_a_row(), deck_.train.max_skips, guard_.skipped())
+                      : "such weights cannot end a run"),
+      grid_.world().size());
+}
+
+void Trainer::check_copies(StepResult& result) {
+  const auto begin = Clock::now();
+  const comm::ProfileRange range("replica check");
+  replica_check_.run(result.step);
+  result.check_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 EvalResult Trainer::evaluate() {
@@ -217,6 +260,7 @@ std::vector<comm::TensorRecord> Trainer::records() const {
 }
 
 std::vector<comm::TensorRecord> Trainer::records_to_save() {
+  if (deck_.run.replica_check > 0) replica_check_.run(completed_);
   params_.to_host();
   return params_.records();
 }

@@ -10,6 +10,8 @@
 
 #include "app/batch_loader.h"
 #include "app/deck.h"
+#include "app/replica_check.h"
+#include "app/step_guard.h"
 #include "comm/process_grid.h"
 #include "model/optim/optimizer.h"
 #include "model/optim/router_balance.h"
@@ -19,12 +21,14 @@
 namespace pg::app {
 
 struct StepResult {
-  std::int64_t step = 0;  // completed updates, this one included
+  std::int64_t step = 0;  // completed steps, this one included
   double loss = 0;        // nats per counted token, before the update
   double aux_loss = 0;    // what the routers' losses add to it, weighted
   double lr = 0, grad_norm = 0;
   std::int64_t tokens = 0;  // counted, over all ranks
   double seconds = 0;
+  std::string skipped;                    // why it got no update (StepGuard); empty: it got one
+  double check_seconds = 0;               // of `seconds`, the comparison of copies; 0: none was due
   std::vector<comm::TrafficRow> traffic;  // what this rank's groups carried in the step
   model::MoeReport moe;                   // of all routers; empty without experts
 };
@@ -40,8 +44,10 @@ class Trainer {
   // used, Error(kDeck) when it does not fit the model: on all ranks alike.
   Trainer(const Deck& deck, comm::ProcessGrid& grid);
 
-  // One update. Error(kNumerical) on all ranks when loss or gradient norm is not finite; the
-  // weights are then as before.
+  // One step: an update, unless the guard skips it, which leaves weights, moments and router biases
+  // as they were; number, data and learning rate go on either way. Error(kNumerical) on all ranks,
+  // the weights as before: when train.max_skips are skipped in a row, when the last step's loss is
+  // not finite, so that no such weights count as trained, and when copies of weights differ.
   StepResult step();
   // Validation loss over the first eval_batches global batches of data.valid (fewer when it is
   // short), in file order. Needs has_validation().
@@ -52,12 +58,18 @@ class Trainer {
   std::int64_t completed() const { return completed_; }
   std::int64_t next_sample() const { return next_sample_; }
   void set_progress(std::int64_t completed, std::int64_t next_sample);
+  // What the guard remembers, for a checkpoint and after a load (StepGuard::text, restore).
+  const StepGuard& guard() const { return guard_; }
+  std::string guard_text() const { return guard_.text(); }
+  void set_guard(const std::string& text) { guard_.restore(text); }
 
   model::ParamStore& params() { return params_; }
   model::Kernels& kernels() { return *kernels_; }
   // Which kernel computes attention, where there are several.
   std::string attention_choice();
-  // What a checkpoint holds of this rank: where a load puts it, and what a save takes.
+  // What a checkpoint holds of this rank: where a load puts it, and what a save takes. With
+  // run.replica_check nothing is taken before all copies have been compared: then the second is
+  // collective, and throws as step().
   std::vector<comm::TensorRecord> records() const;
   std::vector<comm::TensorRecord> records_to_save();
   void saved() { params_.drop_host_copy(); }  // the records are no longer needed
@@ -67,8 +79,9 @@ class Trainer {
   const io::TokenFile& train_file() const { return train_file_; }
   // Activation memory used so far.
   std::int64_t arena_high_water() const { return pipeline_.high_water(); }
-  // Of the negative controls, before the first step.
+  // Of the negative controls, between steps.
   void set_sabotage(const model::Sabotage& sabotage) {
+    loss_factor_ = sabotage.loss_factor;
     reducer_.sabotage() = sabotage;
     weights_.sabotage() = sabotage;
     pipeline_.set_sabotage(sabotage);
@@ -77,6 +90,9 @@ class Trainer {
  private:
   double sum_over_batch(double loss_sum);
   double auxiliary_loss(const model::MoeReport& moe) const;
+  void agree(StepResult& result, const model::GradNorm& grads);
+  void guard_step(StepResult& result);
+  void check_copies(StepResult& result);
   void require_tokens(std::int64_t tokens, const std::string& when, const std::string& file);
   void load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count);
 
@@ -97,7 +113,11 @@ class Trainer {
   model::Optimizer optimizer_;
   model::RouterBalance balance_;
 
+  StepGuard guard_;
+  ReplicaCheck replica_check_;
+
   std::int64_t completed_ = 0, next_sample_ = 0;
+  double loss_factor_ = 1;
 };
 
 }  // namespace pg::app

@@ -142,6 +142,8 @@ VerifyDeck cut_for_verify(const Deck& deck, const comm::GridShape& grid,
   VerifyDeck v{deck, {}, 0, 0};
   v.deck.run.precision = DType::kF64;
   v.deck.data.valid.clear();
+  v.deck.train.max_skips = 1;  // what cannot be compared is a failure
+  v.deck.train.spike_sigma = 0;
   cut_batch(v, grid);
 
   // The most layers that fit: memory grows with them.

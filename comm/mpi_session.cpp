@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <exception>
 #include <numeric>
+#include <thread>
 
 #include "comm/error.h"
 #include "comm/mpi_internal.h"
@@ -167,6 +168,17 @@ Communicator Communicator::cut(const std::vector<bool>& keep) const {
   MPI_Comm part = MPI_COMM_NULL;
   mpi::check(MPI_Cart_sub(impl().comm, remain.data(), &part), "", "MPI_Cart_sub");
   return {Impl::adopt(part)};
+}
+
+void Communicator::barrier_asleep(std::chrono::milliseconds pause) const {
+  MPI_Request request = MPI_REQUEST_NULL;
+  mpi::check(MPI_Ibarrier(impl().comm, &request), "", "MPI_Ibarrier");
+  for (;;) {
+    int done = 0;
+    mpi::check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "", "MPI_Test");
+    if (done != 0) return;
+    std::this_thread::sleep_for(pause);
+  }
 }
 
 }  // namespace pg::comm

@@ -1,6 +1,7 @@
 // MPI's lifetime and communicators, without <mpi.h> in sight: the handles are opaque here.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -60,6 +61,8 @@ class Communicator {
   // MPI_Cart_create without periods or reordering; ranks past the product get an empty handle.
   Communicator cartesian(const std::vector<int>& dims) const;
   Communicator cut(const std::vector<bool>& keep) const;  // MPI_Cart_sub
+  // Collective. A barrier whose waiting takes no processor time: it looks again after each `pause`.
+  void barrier_asleep(std::chrono::milliseconds pause) const;
   explicit operator bool() const { return impl_ != nullptr; }
 
   // The MPI_Comm behind, for the few files that include <mpi.h>: *static_cast<const

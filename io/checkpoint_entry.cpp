@@ -5,10 +5,10 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
-#include "comm/agree.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_state.h"
 #include "io/files.h"
+#include "io/json_nesting.h"
 #include "io/manifest.h"
 
 namespace pg::io {
@@ -21,8 +21,21 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kPrefix = "step-";
 constexpr const char* kRunFormat = "pentagrid run";
 constexpr int kRunVersion = 1;
-// A hostile small file may not fill memory.
-constexpr std::int64_t kSmallLimit = std::int64_t{64} << 20;
+// A hostile small file may not fill memory: parsed JSON takes up to fifty times its text.
+constexpr std::int64_t kSmallLimit = std::int64_t{8} << 20;
+constexpr int kDeepestJson = 64;
+
+// What a manifest may have: a line of 41 bytes for each chunk of the files that are there, and at
+// least what any small file may.
+std::int64_t manifest_limit(const fs::path& entry) {
+  regular_file_size(entry / kManifestName, ExitCode::kCheckpoint);  // the first to miss
+  constexpr std::int64_t kChunkLine = 48;
+  std::int64_t limit = kSmallLimit;
+  for (const auto& name : entry_files()) {
+    limit += kChunkLine * chunk_count(regular_file_size(entry / name, ExitCode::kCheckpoint));
+  }
+  return limit;
+}
 
 // The last name of a path, with or without a slash behind it.
 std::string last_name(const fs::path& path) {
@@ -61,7 +74,7 @@ Manifest read_manifest(const fs::path& entry) {
   }
   const auto path = entry / kManifestName;
   auto manifest =
-      parse_manifest(read_small(path, kSmallLimit, ExitCode::kCheckpoint), path.string());
+      parse_manifest(read_small(path, manifest_limit(entry), ExitCode::kCheckpoint), path.string());
   std::vector<std::string> names;
   for (const auto& file : manifest.files) names.push_back(file.name);
   if (names != entry_files()) {
@@ -74,6 +87,48 @@ Manifest read_manifest(const fs::path& entry) {
                manifest.step);
   }
   return manifest;
+}
+
+void compare_sizes(const fs::path& entry, const Manifest& manifest) {
+  for (const auto& file : manifest.files) {
+    const auto path = entry / file.name;
+    const auto size = regular_file_size(path, ExitCode::kCheckpoint);
+    if (size != file.bytes) {
+      throw fail(ExitCode::kCheckpoint, "{}: damaged: has {}, the manifest says {}", path.string(),
+                 readable_bytes(size), readable_bytes(file.bytes));
+    }
+  }
+}
+
+void compare_chunks(const fs::path& entry, const ManifestFile& file, std::int64_t first,
+                    std::int64_t count) {
+  const auto path = entry / file.name;
+  const auto digests = chunk_digests(path, first, count, ExitCode::kCheckpoint);
+  for (std::int64_t c = 0; c < count; ++c) {
+    const auto chunk = first + c;
+    const auto& wanted = file.chunks[static_cast<std::size_t>(chunk)];
+    const auto& found = digests[static_cast<std::size_t>(c)];
+    if (found == wanted) continue;
+    throw fail(ExitCode::kCheckpoint,
+               "{}: damaged: the XXH3-128 of chunk {} of {} (bytes {} to {}) is {}, the manifest "
+               "says {}",
+               path.string(), chunk + 1, file.chunks.size(), chunk * kChunkBytes,
+               std::min(file.bytes, (chunk + 1) * kChunkBytes) - 1, found, wanted);
+  }
+}
+
+std::vector<std::string> foreign_files(const fs::path& entry) {
+  std::vector<std::string> strays;
+  const auto known = entry_files();
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(entry, error)) {
+    const auto name = item.path().filename().string();
+    if (name != kManifestName && std::find(known.begin(), known.end(), name) == known.end()) {
+      strays.push_back(name);
+    }
+  }
+  std::sort(strays.begin(), strays.end());
+  return strays;
 }
 
 std::vector<CheckpointEntry> list_checkpoints(const fs::path& directory) {
@@ -95,34 +150,9 @@ std::vector<CheckpointEntry> list_checkpoints(const fs::path& directory) {
 
 std::vector<std::string> verify_checkpoint(const fs::path& entry) {
   const auto manifest = read_manifest(entry);
-  // Sizes first: they tell a truncated file at once.
-  for (const auto& file : manifest.files) {
-    const auto path = entry / file.name;
-    const auto size = regular_file_size(path, ExitCode::kCheckpoint);
-    if (size != file.bytes) {
-      throw fail(ExitCode::kCheckpoint, "{}: damaged: has {}, the manifest says {}", path.string(),
-                 readable_bytes(size), readable_bytes(file.bytes));
-    }
-  }
-  for (const auto& file : manifest.files) {
-    const auto path = entry / file.name;
-    const auto digest = digest_of_file(path, ExitCode::kCheckpoint);
-    if (digest != file.digest) {
-      throw fail(ExitCode::kCheckpoint, "{}: damaged: its XXH3-128 is {}, the manifest says {}",
-                 path.string(), digest, file.digest);
-    }
-  }
-  std::vector<std::string> strays;
-  const auto known = entry_files();
-  std::error_code error;
-  for (const auto& item : fs::directory_iterator(entry, error)) {
-    const auto name = item.path().filename().string();
-    if (name != kManifestName && std::find(known.begin(), known.end(), name) == known.end()) {
-      strays.push_back(name);
-    }
-  }
-  std::sort(strays.begin(), strays.end());
-  return strays;
+  compare_sizes(entry, manifest);
+  for (const auto& file : manifest.files) compare_chunks(entry, file, 0, std::ssize(file.chunks));
+  return foreign_files(entry);
 }
 
 std::string render_run(const CheckpointInfo& info) {
@@ -131,12 +161,15 @@ std::string render_run(const CheckpointInfo& info) {
     provenance = Json::parse(info.provenance, nullptr, /*allow_exceptions=*/false);
   }
   PG_ASSERT(provenance.is_object(), "provenance {}", info.provenance);
-  const Json run = {{"format", kRunFormat},
-                    {"version", kRunVersion},
-                    {"step", info.step},
-                    {"next_sample", info.next_sample},
-                    {"data_fingerprint", info.data_fingerprint},
-                    {"provenance", provenance}};
+  const auto guard = Json::parse(info.guard.empty() ? "{}" : info.guard, nullptr, false);
+  PG_ASSERT(guard.is_object(), "guard {}", info.guard);
+  Json run = {{"format", kRunFormat},
+              {"version", kRunVersion},
+              {"step", info.step},
+              {"next_sample", info.next_sample},
+              {"data_fingerprint", info.data_fingerprint},
+              {"provenance", provenance}};
+  if (!guard.empty()) run["guard"] = guard;
   return run.dump(2) + "\n";
 }
 
@@ -144,7 +177,12 @@ CheckpointInfo read_checkpoint_info(const fs::path& entry) {
   const auto path = entry / kRunName;
   CheckpointInfo info;
   try {
-    const auto run = Json::parse(read_small(path, kSmallLimit, ExitCode::kCheckpoint));
+    const auto text = read_small(path, kSmallLimit, ExitCode::kCheckpoint);
+    if (nested_deeper_than(text, kDeepestJson)) {
+      throw fail(ExitCode::kCheckpoint, "{}: nested more than {} deep", path.string(),
+                 kDeepestJson);
+    }
+    const auto run = Json::parse(text);
     if (run.at("format") != kRunFormat || run.at("version") != kRunVersion) {
       throw fail(ExitCode::kCheckpoint, "{}: its format is not {} {}", path.string(), kRunFormat,
                  kRunVersion);
@@ -157,6 +195,7 @@ CheckpointInfo read_checkpoint_info(const fs::path& entry) {
     info.next_sample = run.at("next_sample").get<std::int64_t>();
     info.data_fingerprint = run.at("data_fingerprint").get<std::string>();
     info.provenance = run.at("provenance").dump();
+    if (run.contains("guard")) info.guard = run.at("guard").dump();  // older ones have none
   } catch (const Json::exception& error) {
     throw fail(ExitCode::kCheckpoint, "{}: {}", path.string(), error.what());
   }
@@ -170,19 +209,6 @@ CheckpointInfo read_checkpoint_info(const fs::path& entry) {
 
 std::vector<comm::TensorRecord> read_checkpoint_tensors(const fs::path& entry) {
   return list_state(entry / kStateName);
-}
-
-void load_checkpoint(const comm::Communicator& world, const fs::path& entry,
-                     std::span<const comm::TensorRecord> tensors) {
-  const auto group = world.size() == 1 ? comm::make_self_group("checkpoint")
-                                       : comm::make_mpi_group(world, "checkpoint");
-  comm::together(*group, [&] {
-    if (group->rank() == 0) {
-      compare_tensors(entry / kStateName, read_checkpoint_tensors(entry), tensors);
-    }
-  });
-  // No collective call inside: a rank that fails to read keeps nobody waiting.
-  comm::together(*group, [&] { read_state(entry / kStateName, tensors); });
 }
 
 }  // namespace pg::io

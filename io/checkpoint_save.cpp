@@ -260,8 +260,10 @@ std::filesystem::path save_checkpoint(const comm::Communicator& world, const fs:
 }
 
 std::int64_t checkpoint_bytes(std::span<const TensorRecord> tensors) {
-  constexpr std::int64_t kSmallFiles = 64 << 10;  // deck, provenance, manifest
-  return state_bytes(tensors) + kSmallFiles;
+  constexpr std::int64_t kSmallFiles = 64 << 10;  // deck, provenance, manifest without:
+  constexpr std::int64_t kChunkLine = 48;         // a chunk's digest in the manifest
+  const auto state = state_bytes(tensors);
+  return state + kSmallFiles + kChunkLine * chunk_count(state);
 }
 
 }  // namespace pg::io

@@ -10,7 +10,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -147,19 +146,6 @@ std::string read_small(const fs::path& path, std::int64_t limit, ExitCode code) 
 
 std::string digest_of_text(std::string_view text) {
   return hex(XXH3_128bits(text.data(), text.size()));
-}
-
-std::string digest_of_file(const fs::path& path, ExitCode code) {
-  const Descriptor file(path, kReadFlags, code);
-  const auto size = file.regular_size();
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                       &XXH3_freeState);
-  PG_ASSERT(state != nullptr && XXH3_128bits_reset(state.get()) == XXH_OK, "out of memory");
-  std::vector<char> buffer(static_cast<std::size_t>(std::clamp<std::int64_t>(size, 1, 1 << 20)));
-  while (const auto n = file.read(buffer.data(), buffer.size())) {
-    XXH3_128bits_update(state.get(), buffer.data(), n);
-  }
-  return hex(XXH3_128bits_digest(state.get()));
 }
 
 std::int64_t free_bytes(const fs::path& path) {

@@ -32,8 +32,6 @@ std::string read_small(const std::filesystem::path& path, std::int64_t limit, Ex
 
 // XXH3-128, 32 lower-case hex digits, as `xxhsum -H2` prints it.
 std::string digest_of_text(std::string_view text);
-// Of a regular file's bytes, streamed through 1 MiB of memory.
-std::string digest_of_file(const std::filesystem::path& path, ExitCode code);
 
 // Bytes an unprivileged writer may still use on the file system that holds `path`; -1: unknown.
 std::int64_t free_bytes(const std::filesystem::path& path);

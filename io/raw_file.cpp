@@ -42,8 +42,16 @@ RawFile::~RawFile() {
 }
 
 RawFile RawFile::open(const fs::path& path, ExitCode code) {
+  return open_with(path, 0, code);
+}
+
+RawFile RawFile::open_unfollowed(const fs::path& path, ExitCode code) {
+  return open_with(path, O_NOFOLLOW, code);
+}
+
+RawFile RawFile::open_with(const fs::path& path, int flags, ExitCode code) {
   // Without O_NONBLOCK a pipe would wait here for its writer.
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags);
   if (fd < 0) throw file_error(code, path, "open");
   RawFile file(fd, path, code);
   struct stat status;

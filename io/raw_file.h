@@ -23,6 +23,8 @@ class RawFile {
 
   // An existing regular file; anything else (a directory, a pipe, nothing) is Error(code).
   static RawFile open(const std::filesystem::path& path, ExitCode code);
+  // The same; a link at the last name is Error(code) too.
+  static RawFile open_unfollowed(const std::filesystem::path& path, ExitCode code);
   // A new empty file, replacing an old one of this name.
   static RawFile create(const std::filesystem::path& path, ExitCode code);
   // An existing file, to be written at places of its own.
@@ -41,6 +43,7 @@ class RawFile {
   void close();  // checked: some file systems report a full disk only here
 
  private:
+  static RawFile open_with(const std::filesystem::path& path, int flags, ExitCode code);
   Error failed(std::string_view operation) const;
 
   int fd_ = -1;

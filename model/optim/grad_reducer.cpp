@@ -46,7 +46,24 @@ void GradReducer::begin(std::int64_t place) {
   kernels_.fill_zero(params_.place_grads(place));
 }
 
+// Of the negative controls.
+void GradReducer::poison(std::int64_t place) {
+  for (const auto id : params_.layout().params_of(place)) {
+    if (params_.table()[id].name != sabotage_.poisoned_gradient) continue;
+    const auto grad = params_.grad(id);
+    const TensorView first(grad.raw(), grad.dtype(), {1}, grad.device());
+    if (grad.dtype() == DType::kF64) {
+      double value = sabotage_.poison;
+      kernels_.copy(first, TensorView(&value, DType::kF64, {1}));
+    } else {
+      auto value = static_cast<float>(sabotage_.poison);
+      kernels_.copy(first, TensorView(&value, DType::kF32, {1}));
+    }
+  }
+}
+
 void GradReducer::done(std::int64_t place, bool last) {
+  if (!sabotage_.poisoned_gradient.empty()) poison(place);
   if (params_.scatters_grads()) {
     const int slot = params_.layout().slot_of(place);
     PG_ASSERT(params_.grads_in_slot(slot) == place, "place {} has no gradients", place);

@@ -8,23 +8,25 @@
 
 namespace pg::model {
 
-double Optimizer::grad_norm() {
+GradNorm Optimizer::grad_norm() {
   const comm::ProfileRange range("gradient norm");
   const auto& layout = params_.layout();
-  std::vector<TensorView> dense, experts;
+  std::vector<TensorView> dense, experts, copies;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {
-    if (!layout.part(id).counts) continue;
+    if (!layout.part(id).held) continue;
     auto& parts = layout.is_experts(params_.table()[id].place) ? experts : dense;
-    parts.push_back(params_.kept_grad(id));
+    (layout.part(id).counts ? parts : copies).push_back(params_.kept_grad(id));
   }
-  // Both sums in one reading, which waits for all that came before.
-  const TensorView sums(sums_.at(0), DType::kF64, {2}, sums_.device());
+  // All sums in one reading, which waits for all that came before.
+  const TensorView sums(sums_.at(0), DType::kF64, {3}, sums_.device());
   kernels_.fill_zero(sums);
   kernels_.sum_of_squares(sums.slice(0, 0, 1), dense);
   kernels_.sum_of_squares(sums.slice(0, 1, 1), experts);
-  std::array<double, 2> on_host{};
-  kernels_.copy(TensorView(on_host.data(), DType::kF64, {2}), sums);
-  auto [squares, of_experts] = on_host;
+  kernels_.sum_of_squares(sums.slice(0, 2, 1), copies);
+  std::array<double, 3> on_host{};
+  kernels_.copy(TensorView(on_host.data(), DType::kF64, {3}), sums);
+  auto [squares, of_experts, of_copies] = on_host;
+  const double own = squares + of_experts + of_copies;
 
   const auto add_up = [](comm::Group& group, double& sum) {
     sum = comm::all_reduce(group, sum, comm::ReduceOp::kSum);
@@ -38,16 +40,16 @@ double Optimizer::grad_norm() {
   squares += of_experts;
   add_up(*groups_.tensor, squares);
   add_up(*groups_.pipeline, squares);
-  return std::sqrt(squares);
+  return {std::sqrt(squares), own};
 }
 
-void Optimizer::update(std::int64_t step, double lr, double grad_norm) {
+void Optimizer::update(std::int64_t update, double lr, double grad_norm) {
   AdamWStep args;
   args.lr = lr;
   args.beta1 = config_.beta1;
   args.beta2 = config_.beta2;
   args.eps = config_.eps;
-  args.step = step;
+  args.step = update;
   if (config_.clip > 0.0 && grad_norm > config_.clip) args.grad_scale = config_.clip / grad_norm;
   std::vector<AdamWTensors> tensors;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {

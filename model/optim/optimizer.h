@@ -15,6 +15,15 @@ struct AdamWConfig {
   double clip = 0.0;  // largest global gradient norm; 0: off
 };
 
+struct GradNorm {
+  // Root of the sum of squares over every logical gradient element, each counted once; the same on
+  // every rank that holds sound copies.
+  double norm = 0;
+  // The sum of squares of all that this rank keeps, copies that do not count included: not finite
+  // when any of it is not.
+  double own_squares = 0;
+};
+
 class Optimizer {
  public:
   // `params` and `kernels` must outlive it.
@@ -23,14 +32,13 @@ class Optimizer {
         params_(params),
         kernels_(kernels),
         groups_(std::move(groups)),
-        sums_(2 * sizeof(double), Buffer::Kind::kReal, kernels.device()) {}
+        sums_(3 * sizeof(double), Buffer::Kind::kReal, kernels.device()) {}
 
-  // Root of the sum of squares over every logical gradient element, each counted once; the same on
-  // every rank.
-  double grad_norm();
-  // One update with gradients scaled to at most `clip` (Pascanu et al. 2013). `step` counts from 1.
-  // The weights elsewhere follow by WeightGatherer::publish.
-  void update(std::int64_t step, double lr, double grad_norm);
+  // Collective.
+  GradNorm grad_norm();
+  // One update with gradients scaled to at most `clip` (Pascanu et al. 2013). `update` counts from
+  // 1: the moments are means over so many. The weights elsewhere follow by WeightGatherer::publish.
+  void update(std::int64_t update, double lr, double grad_norm);
 
  private:
   AdamWConfig config_;
