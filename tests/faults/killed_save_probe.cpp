@@ -49,8 +49,8 @@ class Probe {
     comm::together(*group_, [&] {
       const auto expected = folder_ / io::checkpoint_name(step);
       if (!found || *found != expected) {
-        throw fail(ExitCode::kCheckpoint, "{} is found, not {}", found ? found->string() : "nothing",
-                   expected.string());
+        throw fail(ExitCode::kCheckpoint, "{} is found, not {}",
+                   found ? found->string() : "nothing", expected.string());
       }
       // Nothing was damaged, so nothing is passed over.
       if (!notes.empty()) throw fail(ExitCode::kCheckpoint, "a note: {}", notes.front());
@@ -102,7 +102,8 @@ int main(int argc, char** argv) {
   try {
     return run({argv + 1, argv + argc});
   } catch (const Error& error) {
-    if (Communicator::world().rank() == 0) std::fprintf(stderr, "killed_save_probe: %s\n", error.what());
+    if (Communicator::world().rank() == 0)
+      std::fprintf(stderr, "killed_save_probe: %s\n", error.what());
     return static_cast<int>(error.code());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "killed_save_probe: %s\n", error.what());
