@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "app/expert_checks.h"
+#include "app/hint_checks.h"
 #include "app/parallel_plan.h"
 #include "app/ranks_in_use.h"
 #include "app/resume_check.h"
@@ -301,6 +302,11 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
   check_sizes(deck, reader);
   check_data(deck, reader, purpose);
   check_overrides(deck, reader);
+  if (reader.sound({"checkpoint.hints"})) {
+    if (const auto problem = hints_problem(deck.checkpoint.hints); !problem.empty()) {
+      reader.refuse("checkpoint.hints", problem);
+    }
+  }
 }
 
 }  // namespace pg::app
