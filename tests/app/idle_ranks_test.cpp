@@ -39,6 +39,7 @@ std::string losses_of(const app::Deck& deck) {
   std::string losses;
   for (std::string line; std::getline(in, line);) {
     const auto begin = line.find("\"loss\": ");
+    if (begin == line.npos) continue;  // the record of a save
     losses += line.substr(begin, line.find(',', begin) - begin) + "\n";
   }
   return losses;
