@@ -71,6 +71,7 @@ warmup = 3
 [checkpoint]
 every = $every
 keep = 2
+override = ["train.steps", "optimizer.beta2"]
 [log]
 every = 1
 DECK
