@@ -1,17 +1,18 @@
 # The front door: each target is one script; CMake does the building. `make` lists the targets.
-# Variables: TEXT="files or globs" (the text for `make run`), PG_DEPS=none (install no packages).
+# Variables: TEXT="files or globs" (the text for `make run`), PG_DEPS=none (install no packages),
+# FUZZ_SECONDS (of each target of `make fuzz`).
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run test test-full test-gpu bench bench-gpu lint format asan clean
+.PHONY: help deps build run test test-full test-gpu bench bench-gpu lint format asan fuzz clean
 MAKEFLAGS += --no-print-directory
-export TEXT PG_DEPS
+export TEXT PG_DEPS FUZZ_SECONDS
 
 help:  # list the targets
 	@echo 'usage: make TARGET'
 	@awk -F ': .*# ' '/^[a-z-]+: .*# /{printf "  %-10s %s\n", $$1, $$2}' Makefile
 
 deps:  # install the packages that are missing, for all the targets below
-	@scripts/install-deps.sh build run test lint cuda
+	@scripts/install-deps.sh build run test lint fuzz cuda
 
 build:  # build/pentagrid
 	@scripts/install-deps.sh build cuda
@@ -56,6 +57,11 @@ asan:  # the tests under AddressSanitizer and UndefinedBehaviorSanitizer, in bui
 	@scripts/install-deps.sh build test cuda
 	@scripts/build.sh --preset asan --tests
 	@scripts/test.sh --preset asan -LE full
+
+fuzz:  # fuzz every parser for FUZZ_SECONDS (600) under AddressSanitizer, two at a time
+	@scripts/install-deps.sh build test fuzz
+	@scripts/build.sh --preset fuzz all
+	@scripts/fuzz.sh
 
 clean:  # remove build/ (runs/ stays)
 	@rm -rf build && echo 'clean      build/ is gone'

@@ -5,6 +5,7 @@
 #include "app/resume_check.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
+#include "io/run_folder.h"
 
 namespace pg::app {
 
@@ -50,21 +51,42 @@ std::string find_resume(const Deck& deck, comm::Group& world, const io::RunFolde
   return comm::broadcast(world, found, 0);
 }
 
+namespace {
+
+// run.json's provenance names the tokenizer; empty when it does not.
+DataIdentity stored_data(const io::CheckpointInfo& info) {
+  return {info.data_fingerprint, io::json_member(info.provenance, "tokenizer")};
+}
+
+// Error(kCheckpoint) listing everything that makes `deck` another run's. What was overridden is
+// told.
+void require_same_run(const io::CheckpointInfo& info, const Deck& deck, const io::TokenFile& data,
+                      const std::string& entry, const Say& say) {
+  const auto differences = compare_runs(info.deck, stored_data(info), deck,
+                                        {data.fingerprint(), tokenizer_identity(data)}, entry);
+  if (!differences.refused.empty()) {
+    auto lines = differences.refused;
+    if (!differences.may_name.empty()) {
+      lines.push_back(fmt::format("checkpoint.override: those it names may differ: {}",
+                                  fmt::join(differences.may_name, ", ")));
+    }
+    throw fail(ExitCode::kCheckpoint, "{}: was made by another run:\n{}", entry,
+               fmt::join(lines, "\n"));
+  }
+  for (const auto& line : differences.overridden) say("overridden: " + line + "\n");
+  for (const auto& key : differences.idle) {
+    say(fmt::format("note: checkpoint.override: {} is as it was\n", key));
+  }
+}
+
+}  // namespace
+
 void load_resume(const Deck& deck, comm::ProcessGrid& grid, const std::string& entry,
-                 Trainer& trainer, const Say& /*say*/) {
+                 Trainer& trainer, const Say& say) {
   io::CheckpointInfo info;
   comm::together(grid.world(), [&] {
     info = io::read_checkpoint_info(entry);
-    auto differences = resume_differences(info.deck, deck, entry);
-    if (info.data_fingerprint != trainer.train_file().fingerprint()) {
-      differences.push_back(fmt::format("data.train: {} has the fingerprint {}, was {}",
-                                        deck.data.train, trainer.train_file().fingerprint(),
-                                        info.data_fingerprint));
-    }
-    if (!differences.empty()) {
-      throw fail(ExitCode::kCheckpoint, "{}: was made by another run:\n{}", entry,
-                 fmt::join(differences, "\n"));
-    }
+    require_same_run(info, deck, trainer.train_file(), entry, say);
     trainer.set_guard(info.guard);
   });
   io::load_checkpoint(grid.communicator(), entry, trainer.records());

@@ -5,7 +5,9 @@
 #include <ctime>
 
 #include "app/console.h"
+#include "app/resume_check.h"
 #include "comm/agree.h"
+#include "comm/profile_range.h"
 #include "io/checkpoint.h"
 
 namespace pg::app {
@@ -61,6 +63,7 @@ void RunSaver::prepare(Trainer& trainer) {
 }
 
 void RunSaver::save(Trainer& trainer) {
+  const comm::ProfileRange range("saving the checkpoint");
   const auto begin = Clock::now();
   if (saver_.pending()) {
     finish();  // before its records are written over
@@ -79,9 +82,10 @@ void RunSaver::save(Trainer& trainer) {
   info.deck = deck_.resolved;
   info.provenance = fmt::format(
       "{{\"program\": \"pentagrid {}\", \"grid\": {}, \"ranks\": {}, \"host\": {}, "
-      "\"threads\": {}, \"seed\": {}, \"unix_time\": {}}}",
+      "\"threads\": {}, \"seed\": {}, \"unix_time\": {}, \"tokenizer\": {}}}",
       PG_VERSION, io::json_string(grid_.shape().text()), grid_.world().size(),
-      io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr));
+      io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr),
+      io::json_string(tokenizer_identity(trainer.train_file())));
   keep_choices(trainer);
   saving_ = &trainer;
   saver_.start(info, trainer.records_to_save());

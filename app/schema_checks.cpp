@@ -10,6 +10,7 @@
 #include "app/hint_checks.h"
 #include "app/parallel_plan.h"
 #include "app/ranks_in_use.h"
+#include "app/resume_check.h"
 #include "app/schema.h"
 #include "comm/error.h"
 
@@ -228,6 +229,25 @@ void check_data(const Deck& deck, io::DeckReader& reader, Purpose purpose) {
   }
 }
 
+// Names in checkpoint.override are keys of the deck that can differ.
+void check_overrides(const Deck& deck, io::DeckReader& reader) {
+  if (!reader.sound({"checkpoint.override"})) return;
+  std::vector<std::string> known;
+  for (const auto& key : deck_keys()) known.push_back(key.name());
+  for (const auto& name : deck.checkpoint.overrides) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      const auto near = io::nearest(name, known);
+      return reader.refuse("checkpoint.override",
+                           fmt::format("\"{}\" is no key of the deck{}", io::one_line(name),
+                                       near.empty() ? "" : " (nearest: " + near + ")"));
+    }
+    if (const auto why = why_no_override(name); !why.empty()) {
+      return reader.refuse("checkpoint.override",
+                           fmt::format("{} cannot be overridden: {}", name, why));
+    }
+  }
+}
+
 }  // namespace
 
 void derive_defaults(Deck& deck, const io::DeckReader& reader, const std::string& file) {
@@ -286,6 +306,7 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
       reader.refuse("checkpoint.hints", problem);
     }
   }
+  check_overrides(deck, reader);
 }
 
 }  // namespace pg::app

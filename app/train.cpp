@@ -13,14 +13,19 @@
 #include "app/run_saver.h"
 #include "app/schema.h"
 #include "app/stop.h"
+#include "app/stragglers.h"
 #include "app/threads.h"
 #include "app/traffic_report.h"
 #include "app/trainer.h"
+#include "comm/activity.h"
 #include "comm/agree.h"
+#include "comm/profile_range.h"
+#include "comm/watchdog.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/progress.h"
 #include "io/run_folder.h"
+#include "io/run_lock.h"
 #include "model/flops.h"
 
 namespace pg::app {
@@ -79,22 +84,28 @@ class Run {
   void leave_together() { world().barrier(); }
 
   ExitCode run() {
-    // 1. What to resume, and a folder that holds no other run.
+    // 1. A folder that is no other job's, and holds no other run; what to resume.
     try {
+      lock_folder();
       resume_from_ = find_resume(deck_, world(), folder_, say_);
     } catch (const Error& error) {
       folder_is_ours_ = error.code() != ExitCode::kDeck;
       throw;
     }
+    start_watchdog();
     stop_.emplace(deck_, world(), folder_.path(), launch_.started, say_);
     // 2. Memory, data, model; that this processor has the precision's products, it shows at once.
     Trainer trainer(deck_, grid_);
     take_choices(trainer.kernels());
     comm::together(world(), [&] {
+      const comm::ProfileRange range("measuring matrix products");
       matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
     });
     matmul_flops_ = comm::all_reduce(world(), matmul_flops_, comm::ReduceOp::kSum);
-    if (!resume_from_.empty()) load_resume(deck_, grid_, resume_from_, trainer, say_);
+    if (!resume_from_.empty()) {
+      const comm::ProfileRange range("loading the checkpoint");
+      load_resume(deck_, grid_, resume_from_, trainer, say_);
+    }
     if (trainer.completed() >= deck_.train.steps) {
       say(fmt::format("step {} of {} is done already: nothing to do\n", trainer.completed(),
                       deck_.train.steps));
@@ -121,6 +132,26 @@ class Run {
     if (terminal_) std::fputs("\r\033[K", stdout);  // over the progress bar
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
+  }
+
+  void lock_folder() {
+    comm::together(world(), [&] {
+      if (!root()) return;
+      lock_.emplace(folder_.path(), io::RunLockOptions{.note = [this](const std::string& note) {
+                      say("note: " + note + "\n");
+                    }});
+    });
+  }
+
+  void start_watchdog() {
+    const auto limit = deck_.run.watchdog;
+    if (limit == 0) return;
+    watchdog_.emplace(world(), grid_.communicator().world_ranks(),
+                      comm::WatchdogOptions{folder_.path(), static_cast<double>(limit),
+                                            [this](const std::string& headline) {
+                                              folder_.write_exit(static_cast<int>(ExitCode::kComm),
+                                                                 headline);
+                                            }});
   }
 
   // What the GPU's library chose in the slice before, or in the run that is resumed: each rank
@@ -186,6 +217,7 @@ class Run {
     const auto begin = Clock::now();
     const auto steps = deck_.train.steps;
     const auto first = trainer.completed();
+    Stragglers stragglers(deck_.log.straggler, grid_);
     std::int64_t tokens = 0;
     auto why = stop_->agreed(first, {});
     if (!why.empty()) stop_before_a_step(trainer, saver, why);
@@ -198,13 +230,16 @@ class Run {
     while (trainer.completed() < steps && why.empty()) {
       const auto step_begin = Clock::now();
       if (controls_.before_step) controls_.before_step(trainer);
+      const double waited = comm::waited_seconds();
       const auto result = trainer.step();
+      stragglers.add(result.seconds - (comm::waited_seconds() - waited));
       const auto step = result.step;
       tokens += result.tokens;
       const bool last = step == steps;
 
       record(result);
       if (!result.skipped.empty()) say_skipped(result, trainer.guard());
+      if (to_log(step)) name(stragglers.found(), step);
       if (progress) progress->update(step - first);
       Ahead ahead{.save = saver.expected_seconds(), .step = seconds_since(step_begin)};
       saver.poll();
@@ -262,6 +297,7 @@ class Run {
     const auto traffic = traffic_json(world(), r.traffic);
     comm::together(world(), [&] {
       if (!root()) return;
+      lock_->require_held();
       metrics_->write(fmt::format(
           "{{\"step\": {}, \"loss\": {}, \"aux_loss\": {}, \"lr\": {}, \"grad_norm\": {}, "
           "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
@@ -271,8 +307,7 @@ class Run {
           io::json_number(static_cast<double>(r.tokens) / r.seconds), io::json_number(mfu), peak,
           traffic, moe_json(r.moe, deck_.train.global_batch, deck_.train.seq), guard_json(r)));
     });
-    const auto every = deck_.log.every;
-    if (every > 0 && (r.step % every == 0 || r.step == 1 || r.step == deck_.train.steps)) {
+    if (to_log(r.step)) {
       say(step_text({r, deck_.train.steps, std::isfinite(mfu) ? mfu : 0.0, peak}) + "\n");
     }
   }
@@ -287,6 +322,19 @@ class Run {
     if (guard.skipped() == 0) return;
     say(fmt::format("warning: {} steps of the run got no update: {} not finite, {} spikes\n",
                     guard.skipped(), guard.not_finite(), guard.spikes()));
+  }
+
+  bool to_log(std::int64_t step) const {
+    const auto every = deck_.log.every;
+    return every > 0 && (step % every == 0 || step == 1 || step == deck_.train.steps);
+  }
+
+  void name(const std::vector<Straggler>& stragglers, std::int64_t step) {
+    if (stragglers.empty()) return;
+    for (const auto& straggler : stragglers) say("warning: " + straggler_text(straggler) + "\n");
+    comm::together(world(), [&] {
+      if (root()) metrics_->write(stragglers_json(step, stragglers));
+    });
   }
 
   void evaluate(Trainer& trainer) {
@@ -315,6 +363,8 @@ class Run {
   std::unique_ptr<comm::Gpu> gpu_;
   comm::ProcessGrid grid_;
   io::RunFolder folder_;
+  std::optional<io::RunLock> lock_;         // rank 0's
+  std::optional<comm::Watchdog> watchdog_;  // while anything below lives
   std::unique_ptr<io::MetricsWriter> metrics_;
   bool folder_is_ours_ = true;
   bool auto_ = false;  // the deck left the device open

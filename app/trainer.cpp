@@ -88,6 +88,7 @@ Trainer::Trainer(const Deck& deck, comm::ProcessGrid& grid)
 
 // Every rank's share of the step's loss, which the last pipeline stage has.
 double Trainer::sum_over_batch(double loss_sum) {
+  const comm::ProfileRange range("sum of the loss");
   loss_sum = comm::all_reduce(*groups_.pipeline, loss_sum, comm::ReduceOp::kSum);
   return comm::all_reduce(grid_.dense_replicas(), loss_sum, comm::ReduceOp::kSum);
 }
@@ -113,6 +114,7 @@ void Trainer::require_tokens(std::int64_t tokens, const std::string& when,
 }
 
 void Trainer::load_batch(BatchLoader& loader, std::int64_t first, std::int64_t count) {
+  const comm::ProfileRange range("loading the batch");
   comm::together(grid_.world(), [&] { loader.load(first, count); });
 }
 
@@ -122,6 +124,7 @@ StepResult Trainer::step() {
   result.step = completed_ + 1;
   grid_.traffic().reset();
 
+  comm::note_step(result.step);
   const comm::ProfileRange whole("step", result.step);
 
   // 1. The step's samples, and the number of tokens that its loss is a mean over.
@@ -218,6 +221,7 @@ void Trainer::check_copies(StepResult& result) {
 
 EvalResult Trainer::evaluate() {
   PG_ASSERT(has_validation(), "data.valid is {}", deck_.data.valid);
+  const comm::ProfileRange whole("evaluation");
   const auto batch = deck_.train.global_batch;
   const auto total = std::min(valid_samples_, deck_.train.eval_batches * batch);
   EvalResult result;
@@ -254,6 +258,7 @@ std::string Trainer::attention_choice() {
 
 void Trainer::set_progress(std::int64_t completed, std::int64_t next_sample) {
   completed_ = completed;
+  comm::note_step(completed);
   next_sample_ = next_sample;
   compared_ = -1;
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "comm/activity.h"
 #include "comm/error.h"
 #include "comm/group_checks.h"
 #include "comm/mpi_internal.h"
@@ -36,9 +37,13 @@ struct Core {
   MPI_Comm comm;
   std::string name;
   mpi::Reductions reductions;
+  GroupActivity activity;
 
   Core(Communicator c, std::string n)
-      : communicator(std::move(c)), comm(mpi::handle(communicator)), name(std::move(n)) {}
+      : communicator(std::move(c)),
+        comm(mpi::handle(communicator)),
+        name(std::move(n)),
+        activity(name, communicator.world_ranks()) {}
 };
 
 // `count` elements in a row, in a buffer whose next row begins `stride` elements later.
@@ -71,12 +76,16 @@ struct Call {
   std::vector<int> receives;  // elements the first requests must bring; the others bring none
   MPI_Datatype element = MPI_DATATYPE_NULL;
   std::vector<std::shared_ptr<RowType>> rows;  // in use until the requests are complete
+  std::uint64_t number = 0;                    // of the group's collectives; 0: a message
+  int peer = -1;                               // of a message: that rank in the job
 
   MPI_Request* add() { return &requests.emplace_back(MPI_REQUEST_NULL); }
   void checked(int code) const { check(code, core->name, operation); }
+  Waiting wait() const { return {core->activity, operation, number, peer}; }
 
   // One by one: Open MPI 4.1's MPI_Waitall spins for ever on a request that failed before it came.
   void complete() {
+    const auto waiting = wait();
     for (std::size_t i = 0; i < requests.size(); ++i) {
       MPI_Status status;
       checked(MPI_Wait(&requests[i], &status));
@@ -146,6 +155,7 @@ class MpiGroup final : public Group {
     const BufferView rest{at(inout, done), inout.count - done, inout.dtype};
     const Call call = begin("all_reduce", inout.dtype);
     const auto reduction = core_->reductions.op(inout.dtype, op);
+    const auto waiting = call.wait();
     for_pieces(rest.count, [&](std::size_t begun, int count) {
       call.checked(MPI_Allreduce(MPI_IN_PLACE, at(rest, begun), count, call.element, reduction,
                                  core_->comm));
@@ -233,19 +243,22 @@ class MpiGroup final : public Group {
 
   Pending send(BufferView buffer, int to, int tag) override {
     require_message(buffer, to, tag);
-    Call call = begin("send", buffer.dtype);
+    Call call = begin_message("send", buffer.dtype, to);
     start_send(call, buffer, to, tag);
     return pending(std::move(call));
   }
 
   Pending recv(BufferView buffer, int from, int tag) override {
     require_message(buffer, from, tag);
-    Call call = begin("recv", buffer.dtype);
+    Call call = begin_message("recv", buffer.dtype, from);
     start_recv(call, buffer, from, tag);
     return pending(std::move(call));
   }
 
-  void barrier() override { check(MPI_Barrier(core_->comm), core_->name, "barrier"); }
+  void barrier() override {
+    const Waiting waiting(core_->activity, "barrier", core_->activity.issue());
+    check(MPI_Barrier(core_->comm), core_->name, "barrier");
+  }
 
  private:
   // Negative ranks are MPI's wildcard and its null process: never meant here.
@@ -255,11 +268,21 @@ class MpiGroup final : public Group {
     require_tag(*this, tag);
   }
 
-  Call begin(const char* operation, DType type) const {
+  Call start(const char* operation, DType type) const {
     Call call;
     call.core = core_;
     call.operation = operation;
     call.element = mpi::datatype(type);
+    return call;
+  }
+  Call begin(const char* operation, DType type) const {
+    Call call = start(operation, type);
+    call.number = core_->activity.issue();
+    return call;
+  }
+  Call begin_message(const char* operation, DType type, int peer) const {
+    Call call = start(operation, type);
+    call.peer = core_->activity.member(peer);
     return call;
   }
 

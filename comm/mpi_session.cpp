@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <numeric>
 #include <thread>
 
 #include "comm/error.h"
@@ -115,6 +116,21 @@ int Communicator::rank() const {
   int rank = 0;
   mpi::check(MPI_Comm_rank(impl().comm, &rank), "", "MPI_Comm_rank");
   return rank;
+}
+
+std::vector<int> Communicator::world_ranks() const {
+  std::vector<int> ranks(static_cast<std::size_t>(size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  MPI_Group mine = MPI_GROUP_NULL, all = MPI_GROUP_NULL;
+  mpi::check(MPI_Comm_group(impl().comm, &mine), "", "MPI_Comm_group");
+  mpi::check(MPI_Comm_group(MPI_COMM_WORLD, &all), "", "MPI_Comm_group");
+  std::vector<int> there(ranks.size());
+  const int code = MPI_Group_translate_ranks(mine, static_cast<int>(ranks.size()), ranks.data(),
+                                             all, there.data());
+  MPI_Group_free(&mine);
+  MPI_Group_free(&all);
+  mpi::check(code, "", "MPI_Group_translate_ranks");
+  return there;
 }
 
 const void* Communicator::raw() const {

@@ -53,6 +53,8 @@ class Communicator {
 
   int size() const;
   int rank() const;
+  // The members' ranks in the job (MPI_COMM_WORLD), in this communicator's order. Local.
+  std::vector<int> world_ranks() const;
   // MPI_Comm_split: ranks in the order of `key`; those with color < 0 get an empty handle.
   Communicator split(int color, int key) const;
   Communicator split_by_host() const;  // MPI_COMM_TYPE_SHARED

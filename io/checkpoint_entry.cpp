@@ -9,6 +9,7 @@
 #include "io/checkpoint.h"
 #include "io/checkpoint_state.h"
 #include "io/files.h"
+#include "io/json_nesting.h"
 #include "io/manifest.h"
 
 namespace pg::io {
@@ -21,8 +22,9 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kPrefix = "step-";
 constexpr const char* kRunFormat = "pentagrid run";
 constexpr int kRunVersion = 1;
-// A hostile small file may not fill memory.
-constexpr std::int64_t kSmallLimit = std::int64_t{64} << 20;
+// A hostile small file may not fill memory: parsed JSON takes up to fifty times its text.
+constexpr std::int64_t kSmallLimit = std::int64_t{8} << 20;
+constexpr int kDeepestJson = 64;
 
 // What a manifest may have: a line of 41 bytes for each chunk of the files that are there, and at
 // least what any small file may.
@@ -176,7 +178,12 @@ CheckpointInfo read_checkpoint_info(const fs::path& entry) {
   const auto path = entry / kRunName;
   CheckpointInfo info;
   try {
-    const auto run = Json::parse(read_small(path, kSmallLimit, ExitCode::kCheckpoint));
+    const auto text = read_small(path, kSmallLimit, ExitCode::kCheckpoint);
+    if (nested_deeper_than(text, kDeepestJson)) {
+      throw fail(ExitCode::kCheckpoint, "{}: nested more than {} deep", path.string(),
+                 kDeepestJson);
+    }
+    const auto run = Json::parse(text);
     if (run.at("format") != kRunFormat || run.at("version") != kRunVersion) {
       throw fail(ExitCode::kCheckpoint, "{}: its format is not {} {}", path.string(), kRunFormat,
                  kRunVersion);

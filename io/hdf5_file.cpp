@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "comm/mpi_session.h"
+#include "io/hdf5_guard.h"
 
 namespace pg::io::h5 {
 
@@ -77,6 +78,7 @@ Handle file_access(const Place& place) {
 }
 
 Handle open_to_read(const Place& place) {
+  require_plain(place);
   const auto access = file_access(place);
   // Column slabs are read through this buffer instead of row by row.
   check(place, H5Pset_sieve_buf_size(access.id(), std::size_t{1} << 20), "H5Pset_sieve_buf_size");

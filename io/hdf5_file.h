@@ -82,7 +82,7 @@ hid_t storage_type(DType type);
 // Access properties: libver latest, strong close, no file locks (clusters often lack them; a
 // checkpoint is guarded by its commit instead).
 Handle file_access(const Place& place);
-// Opens for reading, by this process alone.
+// Opens for reading, by this process alone, a file that io/hdf5_guard.h lets pass.
 Handle open_to_read(const Place& place);
 
 // Closes a file that was written. HDF5 1.10 keeps a dangling entry of a file whose closing failed

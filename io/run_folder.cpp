@@ -114,4 +114,11 @@ std::string json_string(const std::string& text) {
   return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+std::string json_member(const std::string& object, const std::string& name) {
+  const auto json = nlohmann::json::parse(object, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return "";
+  const auto member = json.find(name);
+  return member != json.end() && member->is_string() ? member->get<std::string>() : "";
+}
+
 }  // namespace pg::io

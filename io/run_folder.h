@@ -60,5 +60,7 @@ class MetricsWriter {
 std::string json_number(double value);
 // A JSON string literal, quoted and escaped.
 std::string json_string(const std::string& text);
+// The string `name` of a JSON object; empty when there is none.
+std::string json_member(const std::string& object, const std::string& name);
 
 }  // namespace pg::io

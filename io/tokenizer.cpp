@@ -7,6 +7,7 @@
 
 #include "comm/error.h"
 #include "io/raw_file.h"
+#include "io/tokenizer_guard.h"
 
 namespace pg::io {
 
@@ -99,6 +100,7 @@ Tokenizer::Tokenizer(const std::string& stored, const std::string& name)
     self.vocab = 256;
     return;
   }
+  check_sentencepiece_model(stored, name);
   Processor as_made;
   load_model(as_made, stored, name);
   load_model(self.processor, stored + std::string(kNoTrimming), name);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/install-deps.sh [build] [run] [test] [lint] [cuda]
+# scripts/install-deps.sh [build] [run] [test] [lint] [fuzz] [cuda]
 # Installs the Debian/Ubuntu packages of these groups that are missing, as root or through sudo. Of
 # `cuda`, where nvcc is: the headers of cuDNN's frontend, into build/, and what its tests need. When
 # none is missing it only asks dpkg, which takes no network and a few hundredths of a second.
@@ -15,12 +15,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
   run_packages=(linux-doc)
   test_packages=(libgtest-dev)
   lint_packages=(clang-format clang-tidy-16 shellcheck)
+  fuzz_packages=(clang-16 libclang-rt-16-dev libomp-16-dev)
 }
 
 modules='a C++20 compiler (gcc >= 12 or clang >= 15), make, CMake >= 3.25, Ninja, pkg-config, MPI,
   parallel HDF5 >= 1.10, oneDNN >= 2.6, zlib, toml++ >= 3, CLI11 >= 2, fmt >= 9,
   nlohmann-json, SentencePiece, xxHash; for the tests GoogleTest; for the quickstart some text of
-  your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck'
+  your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck; for
+  the fuzz targets clang 16 with its runtime libraries'
 
 if [[ ${PG_DEPS:-} == none ]]; then
   step packages "not touched (PG_DEPS=none); CMake finds them or says what is missing"
@@ -57,7 +59,7 @@ for group in "${@:-build}"; do
 done
 if ((${#groups[@]} == 0)); then exit 0; fi
 for group in "${groups[@]}"; do
-  [[ $group =~ ^(build|run|test|lint)$ ]] || die "no package group '$group'"
+  [[ $group =~ ^(build|run|test|lint|fuzz)$ ]] || die "no package group '$group'"
   declare -n list="${group}_packages"
   # The kernel's documentation is only the default text.
   [[ $group == run && -n ${TEXT:-} ]] || packages+=("${list[@]}")

@@ -4,6 +4,7 @@
 #include <thread>
 #include <vector>
 
+#include "comm/activity.h"
 #include "comm/cuda/cuda_check.h"
 
 namespace pg::comm {
@@ -47,6 +48,7 @@ void check_watched() {
 }
 
 void wait_for(GpuStream stream) {
+  const Waiting waiting("the GPU");
   if (!all_watched().empty()) {
     while (!idle(stream)) {
       check_watched();
@@ -63,6 +65,7 @@ void wait_for(Watched& watched) {
 
 // Only what is watched can last for ever: the rest ends once that has.
 void wait_for_gpu() {
+  const Waiting waiting("the GPU");
   for (auto* const watched : all_watched()) wait_for(*watched);
   PG_CUDA(cudaDeviceSynchronize());
 }

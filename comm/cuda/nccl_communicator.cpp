@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "comm/activity.h"
 #include "comm/cuda/cuda_check.h"
 #include "comm/mpi_session.h"
 
@@ -94,6 +95,7 @@ void NcclCommunicator::accept(ncclResult_t status) {
 }
 
 void NcclCommunicator::wait_while_in_progress() {
+  const Waiting waiting("NCCL");
   for (;;) {
     check();
     ncclResult_t state = ncclSuccess;

@@ -7,7 +7,7 @@
 
 namespace pg::comm {
 
-ProfileRange::ProfileRange(const char* name, std::int64_t index) {
+void ProfileRange::begin(const char* name, std::int64_t index) {
   if (index < 0) {
     nvtxRangePushA(name);
     return;
@@ -17,7 +17,7 @@ ProfileRange::ProfileRange(const char* name, std::int64_t index) {
   nvtxRangePushA(text.data());
 }
 
-ProfileRange::~ProfileRange() {
+void ProfileRange::end() {
   nvtxRangePop();
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/activity.h"
 #include "comm/cuda/gpu_events.h"
 #include "comm/cuda/gpu_group.h"
 #include "comm/gpu_groups.h"
@@ -97,6 +98,7 @@ class StagedGroup final : public GpuGroup {
     if (gpu_side.count == 0) return;
     gpu_copy_on(compute(), host_side.data, gpu_side.data, gpu_side.bytes());
     const auto there = events_->record(compute());
+    const Waiting waiting("the GPU");
     PG_CUDA(cudaEventSynchronize(there.get()));
   }
 

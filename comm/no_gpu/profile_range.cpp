@@ -2,7 +2,7 @@
 
 namespace pg::comm {
 
-ProfileRange::ProfileRange(const char* /*name*/, std::int64_t /*index*/) {}
-ProfileRange::~ProfileRange() = default;
+void ProfileRange::begin(const char* /*name*/, std::int64_t /*index*/) {}
+void ProfileRange::end() {}
 
 }  // namespace pg::comm

@@ -4,9 +4,12 @@
 #include <cmath>
 #include <vector>
 
+#include "comm/profile_range.h"
+
 namespace pg::model {
 
 GradNorm Optimizer::grad_norm() {
+  const comm::ProfileRange range("gradient norm");
   const auto& layout = params_.layout();
   std::vector<TensorView> dense, experts, copies;
   for (std::size_t id = 0; id < params_.table().size(); ++id) {

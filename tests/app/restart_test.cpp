@@ -191,10 +191,17 @@ TEST(Resume, another_model_or_seed_of_the_same_shapes_is_refused_by_name) {
   changed = deck;
   changed.model.norm_eps *= 2;
   refused(changed, "model.norm_eps");
-  // What moves no weight and no sample may change.
+  // What an override names may change, and has changed for good.
   deck.run.stop_after = 3;
   deck.model.dropout = 0.0;
-  deck.optimizer.lr = 1e-3;
+  deck.optimizer.lr = 2e-3;
+  refused(deck, "model.dropout");
+  deck.checkpoint.overrides = {"model.dropout"};
+  refused(deck, "optimizer.lr");
+  deck.checkpoint.overrides = {"model.dropout", "optimizer.lr"};
+  EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  deck.run.stop_after = 4;
+  deck.checkpoint.overrides.clear();
   EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
 }
 
@@ -211,10 +218,14 @@ TEST(Resume, another_routing_of_the_same_shapes_is_refused_by_name) {
     ADD_FAILURE() << "resumed with another routing";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kCheckpoint);
-    EXPECT_TRUE(std::string(error.what()).ends_with("\nmoe.top_k: 3, was 2")) << error.what();
+    EXPECT_TRUE(std::string(error.what())
+                    .ends_with("\nmoe.top_k: 3, was 2\ncheckpoint.override: those it names may "
+                               "differ: moe.top_k"))
+        << error.what();
   }
   deck.run.stop_after = 3;
   deck.model.moe.aux_loss = 0.01;
+  deck.checkpoint.overrides = {"moe.aux_loss"};
   EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
 }
 
