@@ -1,11 +1,11 @@
 # The front door: each target is one script; CMake does the building. `make` lists the targets.
 # Variables: TEXT="files or globs" (the text for `make run`), PG_DEPS=none (install no packages),
-# FUZZ_SECONDS (of each target of `make fuzz`).
+# FUZZ_SECONDS (of each target of `make fuzz`), SOAK_KILLS and SEED (of `make soak`).
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run test test-full test-gpu bench bench-gpu lint format asan fuzz clean
+.PHONY: help deps build run test test-full test-gpu bench bench-gpu lint format asan fuzz soak clean
 MAKEFLAGS += --no-print-directory
-export TEXT PG_DEPS FUZZ_SECONDS
+export TEXT PG_DEPS FUZZ_SECONDS SOAK_KILLS
 
 help:  # list the targets
 	@echo 'usage: make TARGET'
@@ -62,6 +62,11 @@ fuzz:  # fuzz every parser for FUZZ_SECONDS (600) under AddressSanitizer, two at
 	@scripts/install-deps.sh build test fuzz
 	@scripts/build.sh --preset fuzz all
 	@scripts/fuzz.sh
+
+soak:  # kill a training run SOAK_KILLS times (50) and compare its digits (SEED=n repeats one)
+	@scripts/install-deps.sh build cuda
+	@scripts/build.sh
+	@scripts/soak.sh $(SEED)
 
 clean:  # remove build/ (runs/ stays)
 	@rm -rf build && echo 'clean      build/ is gone'

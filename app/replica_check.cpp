@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 #include <sstream>
@@ -16,9 +17,34 @@ namespace pg::app {
 namespace {
 
 constexpr std::size_t kPiece = std::size_t{4}
-                               << 20;  // bytes of a GPU's weights on the host at once
-constexpr std::size_t kDigest = 32;    // characters
-constexpr std::size_t kNamed = 8;      // ranks in a message
+                               << 20;          // bytes of a GPU's weights on the host at once
+constexpr std::size_t kDigest = 32;            // characters
+constexpr std::size_t kNamed = 8;              // ranks in a message
+constexpr const char* kReplicas = "replicas";  // findings over these, and over
+constexpr const char* kCopies = "copies";      // tp or pp
+
+// Of each difference the ranks that may be wrong, ascending.
+using Suspects = std::vector<std::vector<int>>;
+
+std::vector<int> meet(const std::vector<int>& a, const std::vector<int>& b) {
+  std::vector<int> both;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
+  return both;
+}
+
+// Where no majority tells who is wrong, the ranks that are in every difference may: a norm's copies
+// over dp and over tp meet in one rank. If these contradict, tp's are of no account: after an
+// update they also show what the wrong rank has spread.
+std::vector<int> in_all(const Suspects& replicas, const Suspects& copies) {
+  const auto common = [](const Suspects& all) {
+    auto ranks = all.empty() ? std::vector<int>{} : all.front();
+    for (const auto& others : all) ranks = meet(ranks, others);
+    return ranks;
+  };
+  if (replicas.empty()) return common(copies);
+  const auto both = meet(common(replicas), common(copies));
+  return both.empty() ? common(replicas) : both;
+}
 
 }  // namespace
 
@@ -121,34 +147,30 @@ void ReplicaCheck::run(std::int64_t step) const {
   for (std::size_t i = 0; i < copies_.size(); ++i) {
     if (differs[i]) found += findings(copies_[i], digests);
   }
-  // 3. All groups' findings together. Where none has a majority, a rank that is in all of them is
-  // the one: a norm's copies over dp and over tp meet in one rank.
+  // 3. All groups' findings together.
   std::set<std::string> lines;
-  std::vector<int> common;
-  bool first = true;
+  Suspects replicas, copies;
   for (const auto& text : comm::all_gather(grid_.world(), found)) {
     std::istringstream in(text);
-    for (std::string suspects, line; std::getline(in, suspects) && std::getline(in, line);) {
+    for (std::string who, line; std::getline(in, who) && std::getline(in, line);) {
       lines.insert(line);
-      std::vector<int> ranks, both;
-      std::istringstream numbers(suspects);
-      for (int rank = 0; numbers >> rank;) ranks.push_back(rank);
-      if (!first) {
-        std::set_intersection(common.begin(), common.end(), ranks.begin(), ranks.end(),
-                              std::back_inserter(both));
-      }
-      common = first ? ranks : both;
-      first = false;
+      std::istringstream words(who);
+      std::string kind;
+      words >> kind;
+      (kind == kReplicas ? replicas : copies)
+          .emplace_back(std::istream_iterator<int>(words), std::istream_iterator<int>());
     }
   }
+  const auto wrong = in_all(replicas, copies);
   auto text = fmt::format("step {}: copies of weights differ (run.replica_check)", step);
-  if (common.size() == 1) text += fmt::format(": rank {} is the one that is wrong", common[0]);
+  if (wrong.size() == 1) text += fmt::format(": rank {} is the one that is wrong", wrong[0]);
   throw Error(ExitCode::kNumerical, fmt::format("{}:\n  {}", text, fmt::join(lines, "\n  ")),
               grid_.world().size());
 }
 
-// For each set of ranks that are outvoted, or cannot be told from the others, two lines: their
-// numbers in the grid, ascending, and what is said of them. From the group's first rank only.
+// For each set of ranks that are outvoted, or cannot be told from the others, two lines: the kind
+// of copies with their numbers in the grid, ascending, and what is said of them. From the group's
+// first rank only.
 std::string ReplicaCheck::findings(const Copies& copies,
                                    const std::vector<std::string>& digests) const {
   std::string own;
@@ -174,6 +196,9 @@ std::string ReplicaCheck::findings(const Copies& copies,
     }
     tensors[{majority, suspects}].push_back(name(items_[copies.items[i]]));
   }
+  const bool over_replicas =
+      copies.group == groups_.replicas.get() || copies.group == groups_.expert_replicas.get();
+  const char* const kind = over_replicas ? kReplicas : kCopies;
   std::string found;
   for (const auto& [who, which] : tensors) {
     const auto& [majority, suspects] = who;
@@ -184,7 +209,7 @@ std::string ReplicaCheck::findings(const Copies& copies,
     }
     if (people.size() < suspects.size()) people.emplace_back("...");
     found += fmt::format(
-        "{}\n{}{} {} rank{} {} over {}{}\n", fmt::join(numbers, " "), which.front(),
+        "{} {}\n{}{} {} rank{} {} over {}{}\n", kind, fmt::join(numbers, " "), which.front(),
         which.size() > 1 ? fmt::format(" and {} more tensors", which.size() - 1) : "",
         majority ? "of" : "between", suspects.size() > 1 ? "s" : "", fmt::join(people, ", "),
         copies.group->name(),

@@ -27,31 +27,9 @@ void refuse_abandoned(const Deck& deck, const io::RunFolder& folder,
   }
 }
 
-}  // namespace
-
-std::string find_resume(const Deck& deck, comm::Group& world, const io::RunFolder& folder,
-                        const Say& say) {
-  std::string found;
-  comm::together(world, [&] {
-    if (world.rank() != 0) return;
-    if (deck.checkpoint.resume == "none") {
-      if (!folder.holds_run()) return;
-      throw fail(ExitCode::kDeck,
-                 "run.output: {} already holds a run (legal: another folder, or "
-                 "checkpoint.resume = \"auto\", \"latest\" or a path)",
-                 deck.run.output);
-    }
-    std::vector<std::string> notes;
-    const auto entry = io::find_checkpoint(folder.checkpoints(), deck.checkpoint.resume, notes);
-    for (const auto& note : notes) say("warning: " + note + "\n");
-    if (!entry) return;
-    found = entry->string();
-    refuse_abandoned(deck, folder, *entry);
-  });
-  return comm::broadcast(world, found, 0);
+double gib(std::int64_t bytes) {
+  return static_cast<double>(bytes) / static_cast<double>(std::int64_t{1} << 30);
 }
-
-namespace {
 
 // run.json's provenance names the tokenizer; empty when it does not.
 DataIdentity stored_data(const io::CheckpointInfo& info) {
@@ -79,19 +57,48 @@ void require_same_run(const io::CheckpointInfo& info, const Deck& deck, const io
   }
 }
 
+std::string resumed_text(std::int64_t step, const io::VerifiedEntry& entry,
+                         const io::LoadReport& load) {
+  return fmt::format(
+      "resumed step {} from {} | {:.2f} GiB verified in {:.1f} s | {:.2f} GiB a rank (max), read "
+      "in {:.1f} s, {:.2f} GiB/s\n",
+      step, entry.path.string(), gib(entry.bytes), entry.seconds, gib(load.most_bytes),
+      load.seconds, gib(load.total_bytes) / load.seconds);
+}
+
 }  // namespace
 
-void load_resume(const Deck& deck, comm::ProcessGrid& grid, const std::string& entry,
+std::optional<io::VerifiedEntry> find_resume(const Deck& deck, comm::Group& world,
+                                             const io::RunFolder& folder, const Say& say) {
+  comm::together(world, [&] {
+    if (world.rank() != 0 || deck.checkpoint.resume != "none" || !folder.holds_run()) return;
+    throw fail(ExitCode::kDeck,
+               "run.output: {} already holds a run (legal: another folder, or "
+               "checkpoint.resume = \"auto\", \"latest\" or a path)",
+               deck.run.output);
+  });
+  std::vector<std::string> notes;
+  auto entry = io::find_checkpoint(world, folder.checkpoints(), deck.checkpoint.resume, notes);
+  for (const auto& note : notes) say("warning: " + note + "\n");
+  comm::together(world, [&] {
+    if (world.rank() == 0 && entry) refuse_abandoned(deck, folder, entry->path);
+  });
+  return entry;
+}
+
+void load_resume(const Deck& deck, comm::ProcessGrid& grid, const io::VerifiedEntry& entry,
                  Trainer& trainer, const Say& say) {
   io::CheckpointInfo info;
+  const auto path = entry.path.string();
   comm::together(grid.world(), [&] {
-    info = io::read_checkpoint_info(entry);
-    require_same_run(info, deck, trainer.train_file(), entry, say);
+    info = io::read_checkpoint_info(entry.path);
+    require_same_run(info, deck, trainer.train_file(), path, say);
     trainer.set_guard(info.guard);
   });
-  io::load_checkpoint(grid.communicator(), entry, trainer.records());
+  const auto report = io::load_checkpoint(grid.communicator(), entry.path, trainer.records());
   trainer.loaded();
   trainer.set_progress(info.step, info.next_sample);
+  say(resumed_text(info.step, entry, report));
 }
 
 }  // namespace pg::app

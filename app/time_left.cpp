@@ -32,6 +32,13 @@ TimeLeft::Clock::time_point after(double seconds) {
                                       std::chrono::duration<double>(seconds));
 }
 
+// An element of an array has a name of its own. Its number will not do: that of the last element is
+// that of the whole array, and squeue then answers for all of them.
+std::string slurm_job() {
+  const auto array = variable("SLURM_ARRAY_JOB_ID"), element = variable("SLURM_ARRAY_TASK_ID");
+  return array.empty() || element.empty() ? variable("SLURM_JOB_ID") : array + "_" + element;
+}
+
 // SLURM_JOB_END_TIME: seconds since 1970.
 std::optional<double> end_time_left() {
   const auto end = number(variable("SLURM_JOB_END_TIME"));
@@ -76,7 +83,7 @@ TimeLeft::TimeLeft(std::int64_t wall_limit, Clock::time_point started, Say say) 
     source_ = fmt::format("run.wall_limit = {}", wall_limit);
     return;
   }
-  job_ = variable("SLURM_JOB_ID");
+  job_ = slurm_job();
   if (job_.empty()) return;
   source_ = fmt::format("the time limit of Slurm job {}", job_);
   ask();

@@ -102,9 +102,9 @@ class Run {
       matmul_flops_ = measure_matmul_rate(trainer.kernels(), deck_.run.precision);
     });
     matmul_flops_ = comm::all_reduce(world(), matmul_flops_, comm::ReduceOp::kSum);
-    if (!resume_from_.empty()) {
+    if (resume_from_) {
       const comm::ProfileRange range("loading the checkpoint");
-      load_resume(deck_, grid_, resume_from_, trainer, say_);
+      load_resume(deck_, grid_, *resume_from_, trainer, say_);
     }
     if (trainer.completed() >= deck_.train.steps) {
       say(fmt::format("step {} of {} is done already: nothing to do\n", trainer.completed(),
@@ -161,7 +161,7 @@ class Run {
     std::vector<std::string> texts;
     if (root()) {
       // RUN/checkpoints/step-N
-      const std::filesystem::path from(resume_from_);
+      const auto from = resume_from_ ? resume_from_->path : std::filesystem::path();
       texts = folder_.read_choices();
       if (texts.empty() && from.has_parent_path()) {
         texts = io::RunFolder(from.parent_path().parent_path()).read_choices();
@@ -208,7 +208,7 @@ class Run {
     banner.train_tokens = trainer.train_file().tokens();
     banner.samples = (banner.train_tokens - 1) / deck_.train.seq;
     banner.matmul_flops = matmul_flops_;
-    banner.resumed_from = resume_from_;
+    if (resume_from_) banner.resumed_from = resume_from_->path.string();
     banner.resumed_step = trainer.completed();
     say(banner_text(banner));
   }
@@ -320,7 +320,7 @@ class Run {
   }
   void say_all_skipped(const StepGuard& guard) const {
     if (guard.skipped() == 0) return;
-    say(fmt::format("warning: {} steps of the run got no update: {} not finite, {} spikes\n",
+    say(fmt::format("warning: steps of the run without an update: {} ({} not finite, {} spikes)\n",
                     guard.skipped(), guard.not_finite(), guard.spikes()));
   }
 
@@ -368,7 +368,7 @@ class Run {
   std::unique_ptr<io::MetricsWriter> metrics_;
   bool folder_is_ours_ = true;
   bool auto_ = false;  // the deck left the device open
-  std::string resume_from_;
+  std::optional<io::VerifiedEntry> resume_from_;
   std::optional<Stop> stop_;
   std::string reason_ = "done";  // what exit.json says
   double matmul_flops_ = 0, evaluation_seconds_ = 0;

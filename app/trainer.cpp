@@ -152,24 +152,17 @@ StepResult Trainer::step() {
   result.aux_loss = auxiliary_loss(result.moe);
   result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
   agree(result, optimizer_.grad_norm());
+  // Copies as this step has used them: an update would spread what is wrong in one to others.
+  const auto check = deck_.run.replica_check;
+  if (check > 0 && result.step % check == 0) check_copies(result);
   guard_step(result);
 
-  // 4. The update, each replica's share of it, and the new weights back to all. What ZeRO gathers
-  // anew each time is compared before, as the step has used it; what each rank updates for itself,
-  // after.
-  const auto check = deck_.run.replica_check;
-  const bool due = check > 0 && result.step % check == 0;
-  const bool gathered_anew = params_.layout().cuts();
-  if (due && gathered_anew) check_copies(result);
+  // 4. The update, each replica's share of it, and the new weights back to all.
   if (result.skipped.empty()) {
     const comm::ProfileRange update("update");
     optimizer_.update(result.step - guard_.skipped(), result.lr, result.grad_norm);
     weights_.publish();
     balance_.update(result.moe);
-  }
-  if (due && !gathered_anew) {
-    check_copies(result);
-    compared_ = result.step;
   }
   completed_ = result.step;
   next_sample_ += batch;
@@ -260,7 +253,6 @@ void Trainer::set_progress(std::int64_t completed, std::int64_t next_sample) {
   completed_ = completed;
   comm::note_step(completed);
   next_sample_ = next_sample;
-  compared_ = -1;
 }
 
 std::vector<comm::TensorRecord> Trainer::records() const {
@@ -268,7 +260,7 @@ std::vector<comm::TensorRecord> Trainer::records() const {
 }
 
 std::vector<comm::TensorRecord> Trainer::records_to_save() {
-  if (deck_.run.replica_check > 0 && compared_ != completed_) replica_check_.run(completed_);
+  if (deck_.run.replica_check > 0) replica_check_.run(completed_);
   params_.to_host();
   return params_.records();
 }

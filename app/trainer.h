@@ -117,7 +117,6 @@ class Trainer {
   ReplicaCheck replica_check_;
 
   std::int64_t completed_ = 0, next_sample_ = 0;
-  std::int64_t compared_ = -1;  // the step whose weights, as they are, have been compared
   double loss_factor_ = 1;
 };
 

@@ -90,19 +90,44 @@ CheckpointInfo read_checkpoint_info(const std::filesystem::path& entry);
 // Serial. The tensors an entry holds, by name, without slabs. Error(kCheckpoint).
 std::vector<comm::TensorRecord> read_checkpoint_tensors(const std::filesystem::path& entry);
 
-// Collective; verify first. Fills each slab of each record from the file. Error(kCheckpoint)
-// listing every tensor that is missing, superfluous, or of another shape or type.
-void load_checkpoint(const comm::Communicator& world, const std::filesystem::path& entry,
-                     std::span<const comm::TensorRecord> tensors);
+// What a load read. Bytes include those between narrow slabs that were cheaper to read than to
+// skip.
+struct LoadReport {
+  double seconds = 0;            // of the slowest rank, from the first collective call on
+  std::int64_t bytes = 0;        // this rank
+  std::int64_t reads = 0;        // this rank; each consecutive bytes
+  std::int64_t most_bytes = 0;   // of one rank
+  std::int64_t total_bytes = 0;  // of all ranks
+};
 
-// Serial. The verified entry that `resume` ("none", "auto", "latest" or the path of an entry) means
-// for this directory; nothing: a fresh start. "auto" and "latest" take the newest entry that
-// verifies; `notes` then gets, for the banner, which ones were passed over and why.
-// Error(kCheckpoint) when entries exist and none verifies, when none exists (except for "auto"),
-// and when a given path does not verify.
-std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path& directory,
-                                                     const std::string& resume,
-                                                     std::vector<std::string>& notes);
+// Collective; verify first. Every rank passes all tensors, in one order. Fills each slab of each
+// record from the file: rank 0 alone opens it with HDF5, then each rank reads what it holds by
+// offset. Error(kCheckpoint) listing every tensor that is missing, superfluous, or of another shape
+// or type; kBug when a rank has another list.
+LoadReport load_checkpoint(const comm::Communicator& world, const std::filesystem::path& entry,
+                           std::span<const comm::TensorRecord> tensors);
+
+// An entry of which every byte was compared with its manifest.
+struct VerifiedEntry {
+  std::filesystem::path path;
+  std::int64_t bytes = 0;  // of the files that the manifest lists
+  double seconds = 0;      // that verifying this one took
+};
+
+// Collective. verify_checkpoint with the work shared out: each byte is read by one rank of `group`.
+// The same result and the same Error on every rank; foreign files are added to `notes`.
+VerifiedEntry verify_together(comm::Group& group, const std::filesystem::path& entry,
+                              std::vector<std::string>& notes);
+
+// Collective. The verified entry that `resume` ("none", "auto", "latest" or the path of an entry)
+// means for this directory; nothing: a fresh start. The same on every rank; what rank 0 sees in the
+// directory counts. "auto" and "latest" take the newest entry that verifies; `notes` then gets, for
+// the banner, which ones were passed over and why. Error(kCheckpoint) when entries exist and none
+// verifies, when none exists (except for "auto"), and when a given path does not verify.
+std::optional<VerifiedEntry> find_checkpoint(comm::Group& group,
+                                             const std::filesystem::path& directory,
+                                             const std::string& resume,
+                                             std::vector<std::string>& notes);
 
 // At least the bytes that save_checkpoint writes for these tensors (global shapes), at most 100 KiB
 // and 1 KiB a tensor (and the alignment for those of a MiB or more) above.

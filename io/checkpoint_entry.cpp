@@ -5,7 +5,6 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
-#include "comm/agree.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_state.h"
 #include "io/files.h"
@@ -210,19 +209,6 @@ CheckpointInfo read_checkpoint_info(const fs::path& entry) {
 
 std::vector<comm::TensorRecord> read_checkpoint_tensors(const fs::path& entry) {
   return list_state(entry / kStateName);
-}
-
-void load_checkpoint(const comm::Communicator& world, const fs::path& entry,
-                     std::span<const comm::TensorRecord> tensors) {
-  const auto group = world.size() == 1 ? comm::make_self_group("checkpoint")
-                                       : comm::make_mpi_group(world, "checkpoint");
-  comm::together(*group, [&] {
-    if (group->rank() == 0) {
-      compare_tensors(entry / kStateName, read_checkpoint_tensors(entry), tensors);
-    }
-  });
-  // No collective call inside: a rank that fails to read keeps nobody waiting.
-  comm::together(*group, [&] { read_state(entry / kStateName, tensors); });
 }
 
 }  // namespace pg::io

@@ -3,13 +3,14 @@
 // Layout is looked at before anything that could make HDF5 open another file (external links,
 // external storage, virtual datasets).
 #include <algorithm>
+#include <array>
 #include <cstring>
-#include <limits>
 #include <map>
 
 #include "io/checkpoint_format.h"
 #include "io/checkpoint_state.h"
 #include "io/files.h"
+#include "io/raw_file.h"
 
 namespace pg::io {
 
@@ -68,7 +69,7 @@ DType dtype_of(const Place& place, hid_t dataset, const std::string& name) {
              place.path.string(), name, text.substr(0, text.find('\0')));
 }
 
-// A byte range of the file that a dataset claims.
+// A byte range of the file that a dataset, or what describes one, claims.
 struct Range {
   std::uint64_t begin = 0, end = 0;
   std::string name;
@@ -111,8 +112,48 @@ TensorRecord describe(const Place& place, hid_t dataset, const std::string& name
       H5Dget_storage_size(dataset) != bytes) {
     throw refuse(fmt::format("has storage outside the file of {}", readable_bytes(file_size)));
   }
-  range = {begin, begin + bytes, name};
+  range = {begin, begin + bytes, "'" + name + "'"};
   return tensor;
+}
+
+// The object header that describes an object, where it starts.
+Range header_of(const Place& place, hid_t object, std::string name) {
+  H5O_info_t info;
+  h5::check(place, H5Oget_info(object, &info), "H5Oget_info");
+  // Of a header in several pieces the first has at least its prefix here.
+  constexpr hsize_t kLeastHeader = 16;
+  const auto bytes = info.hdr.nchunks == 1 ? info.hdr.space.total : kLeastHeader;
+  return {info.addr, info.addr + bytes, std::move(name)};
+}
+
+// HDF5 reads files behind a user block, or longer than they say, and gives offsets that mean
+// something else there. Of the fixed part: signature, version, sizes, flags, base address,
+// extension, end of file, root group, checksum (which HDF5 has compared).
+constexpr std::uint64_t kSuperblockBytes = 48;
+
+void check_superblock(const Place& place, std::int64_t file_size) {
+  const auto file = RawFile::open_unfollowed(place.path, place.code);
+  std::array<unsigned char, kSuperblockBytes> bytes{};
+  const auto got = file.read_at(0, bytes.data(), bytes.size());
+  const auto number_at = [&](std::size_t at) {
+    std::uint64_t value = 0;
+    for (std::size_t b = 8; b-- > 0;) value = value << 8 | bytes[at + b];
+    return value;
+  };
+  constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
+  if (got < bytes.size() || std::memcmp(bytes.data(), kSignature.data(), kSignature.size()) != 0) {
+    throw fail(place.code, "{}: does not begin with an HDF5 superblock (a user block?)",
+               place.path.string());
+  }
+  if ((bytes[8] != 2 && bytes[8] != 3) || bytes[9] != 8 || bytes[10] != 8) {
+    throw fail(place.code, "{}: has a superblock of version {} with {}-byte addresses",
+               place.path.string(), bytes[8], bytes[9]);
+  }
+  const auto base = number_at(12), end = number_at(28);
+  if (base != 0 || end != static_cast<std::uint64_t>(file_size)) {
+    throw fail(place.code, "{}: its superblock says bytes {} to {}, the file has {}",
+               place.path.string(), base, end, readable_bytes(file_size));
+  }
 }
 
 void refuse_overlap(const Place& place, std::vector<Range> ranges) {
@@ -120,8 +161,8 @@ void refuse_overlap(const Place& place, std::vector<Range> ranges) {
             [](const Range& a, const Range& b) { return a.begin < b.begin; });
   for (std::size_t i = 1; i < ranges.size(); ++i) {
     if (ranges[i].begin < ranges[i - 1].end) {
-      throw fail(place.code, "{}: '{}' and '{}' share storage", place.path.string(),
-                 ranges[i - 1].name, ranges[i].name);
+      throw fail(place.code, "{}: {} and {} share storage", place.path.string(), ranges[i - 1].name,
+                 ranges[i].name);
     }
   }
 }
@@ -130,34 +171,14 @@ std::string type_and_shape(const TensorRecord& tensor) {
   return fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape));
 }
 
-void read_transfer(const Place& place, hid_t dataset, const TensorRecord& tensor,
-                   const Transfer& transfer, std::vector<char>& staging) {
-  const auto element_bytes = dtype_size(tensor.dtype);
-  const auto in_file = select_in_file(place, dataset, transfer);
-  const auto in_memory = memory_space(place, transfer);
-  const bool direct = transfer.slabs.size() == 1;
-  if (!direct) staging.resize(static_cast<std::size_t>(transfer.elements) * element_bytes);
-  void* data = direct ? transfer.slabs.front().data : staging.data();
-  h5::check(place,
-            H5Dread(dataset, h5::storage_type(tensor.dtype), in_memory.id(), in_file.id(),
-                    H5P_DEFAULT, data),
-            "reading " + tensor.name);
-  if (direct) return;
-  std::size_t at = 0;
-  for (const auto& slab : transfer.slabs) {
-    const auto bytes = static_cast<std::size_t>(slab_elements(slab)) * element_bytes;
-    std::memcpy(slab.data, staging.data() + at, bytes);
-    at += bytes;
-  }
-}
-
 }  // namespace
 
-std::vector<TensorRecord> list_state(const std::filesystem::path& path) {
+std::vector<StoredTensor> locate_state(const std::filesystem::path& path) {
   const h5::Quiet quiet;
   const Place place{path, ExitCode::kCheckpoint};
   const auto size = regular_file_size(path, place.code);
   const auto file = h5::open_to_read(place);
+  check_superblock(place, size);
   const auto roots = links_of(place, file.id());
   if (roots.size() != 1 || roots.front().name != kTensorGroup) {
     throw fail(place.code, "{}: does not hold exactly the group /{}", path.string(), kTensorGroup);
@@ -166,13 +187,25 @@ std::vector<TensorRecord> list_state(const std::filesystem::path& path) {
     throw fail(place.code, "{}: its format is not '{}'", path.string(), kStateFormat);
   }
   const auto group = open_object(place, file.id(), kTensorGroup, H5I_GROUP, "group");
-  std::vector<TensorRecord> tensors;
-  std::vector<Range> ranges;
+  std::vector<Range> ranges = {{0, kSuperblockBytes, "the superblock"},
+                               header_of(place, file.id(), "the root group"),
+                               header_of(place, group.id(), "the group of tensors")};
+  std::vector<StoredTensor> stored;
   for (const auto& link : links_of(place, group.id())) {
     const auto dataset = open_object(place, group.id(), link.name, H5I_DATASET, "dataset");
-    tensors.push_back(describe(place, dataset.id(), link.name, size, ranges.emplace_back()));
+    Range range;
+    auto tensor = describe(place, dataset.id(), link.name, size, range);
+    stored.push_back({std::move(tensor), static_cast<std::int64_t>(range.begin)});
+    ranges.push_back(std::move(range));
+    ranges.push_back(header_of(place, dataset.id(), "the header of " + link.name));
   }
   refuse_overlap(place, std::move(ranges));
+  return stored;
+}
+
+std::vector<TensorRecord> list_state(const std::filesystem::path& path) {
+  std::vector<TensorRecord> tensors;
+  for (auto& stored : locate_state(path)) tensors.push_back(std::move(stored.tensor));
   return tensors;
 }
 
@@ -199,27 +232,6 @@ void compare_tensors(const std::filesystem::path& path, std::span<const TensorRe
   if (differences.empty()) return;
   throw fail(ExitCode::kCheckpoint, "{}: {} tensors do not fit this run: {}", path.string(),
              differences.size(), joined(differences, "; "));
-}
-
-void read_state(const std::filesystem::path& path, std::span<const TensorRecord> tensors) {
-  const h5::Quiet quiet;
-  const Place place{path, ExitCode::kCheckpoint};
-  const auto size = regular_file_size(path, place.code);
-  const auto file = h5::open_to_read(place);
-  const auto group = open_object(place, file.id(), kTensorGroup, H5I_GROUP, "group");
-  std::vector<char> staging;
-  Range range;
-  for (const auto& tensor : tensors) {
-    const auto transfers = plan_transfers(tensor, tensor.slabs, kTransferBytes);
-    if (transfers.empty()) continue;
-    const auto dataset = open_object(place, group.id(), tensor.name, H5I_DATASET, "dataset");
-    // Another node may see another file than the one that checked it.
-    const auto stored = describe(place, dataset.id(), tensor.name, size, range);
-    compare_tensors(path, {&stored, 1}, {&tensor, 1});
-    for (const auto& transfer : transfers) {
-      read_transfer(place, dataset.id(), tensor, transfer, staging);
-    }
-  }
 }
 
 }  // namespace pg::io

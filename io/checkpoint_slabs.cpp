@@ -11,19 +11,6 @@ namespace {
 using comm::Slab;
 using comm::TensorRecord;
 
-void check_inside(const TensorRecord& tensor, const Slab& slab) {
-  const auto axes = tensor.shape.size();
-  PG_ASSERT(slab.offset.size() == axes && slab.extent.size() == axes,
-            "{}: a slab of {} and {} axes in a tensor of {}", tensor.name, slab.offset.size(),
-            slab.extent.size(), axes);
-  for (std::size_t a = 0; a < axes; ++a) {
-    PG_ASSERT(slab.offset[a] >= 0 && slab.extent[a] >= 0 &&
-                  slab.offset[a] <= tensor.shape[a] - slab.extent[a],
-              "{}: axis {}: slab [{}, +{}) in extent {}", tensor.name, a, slab.offset[a],
-              slab.extent[a], tensor.shape[a]);
-  }
-}
-
 // Row-major index in the whole tensor of `slab`'s first or last element.
 std::int64_t first_index(const TensorRecord& tensor, const Slab& slab) {
   std::int64_t index = 0;
@@ -61,6 +48,19 @@ void cut(const Slab& slab, std::size_t axis, std::int64_t limit, std::size_t ele
 }
 
 }  // namespace
+
+void check_inside(const TensorRecord& tensor, const Slab& slab) {
+  const auto axes = tensor.shape.size();
+  PG_ASSERT(slab.offset.size() == axes && slab.extent.size() == axes,
+            "{}: a slab of {} and {} axes in a tensor of {}", tensor.name, slab.offset.size(),
+            slab.extent.size(), axes);
+  for (std::size_t a = 0; a < axes; ++a) {
+    PG_ASSERT(slab.offset[a] >= 0 && slab.extent[a] >= 0 &&
+                  slab.offset[a] <= tensor.shape[a] - slab.extent[a],
+              "{}: axis {}: slab [{}, +{}) in extent {}", tensor.name, a, slab.offset[a],
+              slab.extent[a], tensor.shape[a]);
+  }
+}
 
 std::int64_t slab_elements(const Slab& slab) {
   std::int64_t n = 1;

@@ -1,5 +1,5 @@
-// From the slabs a rank holds of a tensor to the few transfers that move them: pure arithmetic, no
-// HDF5, no MPI.
+// From the slabs a rank holds of a tensor to the few transfers that write them: pure arithmetic, no
+// HDF5, no MPI. (io/checkpoint_reads.h is the way back.)
 //
 // HDF5 walks a selection in row-major order of the whole tensor. Slabs whose ranges in that order
 // do not interleave (a ZeRO shard: end of a row, whole rows, start of a row) can therefore share
@@ -21,6 +21,7 @@ struct Transfer {
 };
 
 std::int64_t slab_elements(const comm::Slab& slab);
+void check_inside(const comm::TensorRecord& tensor, const comm::Slab& slab);  // asserts
 
 // Asserts that each slab lies inside the tensor. Empty slabs vanish; longer ones are cut along
 // their leading axes, so that no transfer has more than `limit_bytes` (unless a single element is

@@ -62,17 +62,22 @@ void write_owned(const std::filesystem::path& path, std::span<const std::int64_t
 void verify_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,
                   std::span<const comm::TensorRecord> tensors, const BetweenPieces& between);
 
-// Serial. The tensors in the file, by name, without slabs. Accepts only what make_layout plans:
-// hard links, contiguous storage inside the file, known types, nothing shared, nothing else.
-// Error(kCheckpoint).
+// A tensor of the file, without slabs, and the byte at which its data begins.
+struct StoredTensor {
+  comm::TensorRecord tensor;
+  std::int64_t offset = 0;
+};
+
+// Serial. The tensors in the file, by name. Accepts only what make_layout plans: hard links,
+// contiguous storage inside the file, known types, nothing shared, nothing else. So whoever reads
+// at these offsets reads this file's data. Error(kCheckpoint).
+std::vector<StoredTensor> locate_state(const std::filesystem::path& path);
+// The same without the offsets.
 std::vector<comm::TensorRecord> list_state(const std::filesystem::path& path);
 
 // Error(kCheckpoint) that lists every tensor in which `stored` and `wanted` differ.
 void compare_tensors(const std::filesystem::path& path, std::span<const comm::TensorRecord> stored,
                      std::span<const comm::TensorRecord> wanted);
-
-// Serial, each rank for itself. Fills the slabs. Error(kCheckpoint).
-void read_state(const std::filesystem::path& path, std::span<const comm::TensorRecord> tensors);
 
 // At least the size of the file that make_layout plans, within the bounds of checkpoint_bytes.
 std::int64_t state_bytes(std::span<const comm::TensorRecord> tensors,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <utility>
 
 #include "comm/error.h"
@@ -104,18 +105,20 @@ struct TextReader::Impl {
 
 namespace {
 
-bool continues_character(char c) {
-  return (static_cast<unsigned char>(c) & 0xC0) == 0x80;
-}
+int character_at(std::string_view s);
 
 // Where to cut `text`, which goes on after its last byte: see TextReader. 0 < cut <= size - 1.
 std::size_t cut_of(std::string_view text) {
   for (std::size_t i = text.size() - 1; i > 0; --i) {
     if (text[i - 1] == '\n' && text[i] != '\n') return i;
   }
-  std::size_t cut = text.size() - 1;
-  // A character has at most three continuation bytes; more of them are not UTF-8 anyway.
-  for (int back = 0; back < 3 && cut > 1 && continues_character(text[cut]); ++back) --cut;
+  // A character that begins up to three bytes before the cut and goes on after it stays whole, and
+  // so does the beginning of one, which is replaced as a whole.
+  const auto cut = text.size() - 1;
+  for (std::size_t back = 1; back <= 3 && back < cut; ++back) {
+    const auto length = std::abs(character_at(text.substr(cut - back)));
+    if (static_cast<std::size_t>(length) > back) return cut - back;
+  }
   return cut;
 }
 

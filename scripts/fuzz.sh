@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/fuzz.sh [--seconds N] [--replay] [TARGET...]
-# Runs the fuzz targets of build/fuzz (all of them by default), as many at a time as there are cores,
-# each for N seconds (FUZZ_SECONDS, else 600) from the corpus in the tree and what earlier runs added
+# Runs the fuzz targets of build/fuzz (all of them by default), FUZZ_JOBS at a time (else as many as
+# there are cores), each for N seconds (FUZZ_SECONDS, else 600) from the corpus in the tree and what earlier runs added
 # in build/fuzz/corpus. Prints a line for each: executions, covered edges, findings. A finding is
 # written to build/fuzz/findings, is shown, and makes the exit status 1. --replay runs the corpora
 # once instead.
@@ -21,7 +21,8 @@ done
 folder=build/fuzz
 mkdir -p "$folder/corpus" "$folder/findings" "$folder/logs"
 
-export ASAN_OPTIONS=fast_unwind_on_malloc=0:detect_stack_use_after_return=1:allocator_may_return_null=0
+# Slow unwinding would take most of the time.
+export ASAN_OPTIONS=fast_unwind_on_malloc=1
 export LSAN_OPTIONS=suppressions=$root/scripts/lsan.supp:print_suppressions=0
 export UBSAN_OPTIONS=print_stacktrace=1
 export OMP_NUM_THREADS=1
@@ -40,7 +41,7 @@ run() {
     "tests/fuzz/corpus/$target" >"$log" 2>&1 </dev/null || status=$?
   local executions covered
   executions=$(awk '/stat::number_of_executed_units/ {print $2}' "$log")
-  covered=$(grep -oE 'cov: [0-9]+' "$log" | tail -n 1)
+  covered=$(grep -oE 'cov: [0-9]+' "$log" | tail -n 1 || true)
   step fuzz "$(printf '%-10s %9s executions, %s edges, %s' "$target" "${executions:-?}" \
     "${covered#cov: }" "$( ((status == 0)) && echo 'no finding' || echo "FINDING, $log")")"
   ((status == 0)) || tail -n 60 "$log" >&2
@@ -49,8 +50,9 @@ run() {
 
 failed=0
 running=0
+jobs=${FUZZ_JOBS:-$(cores)}
 for target in "${targets[@]}"; do
-  if ((running >= $(cores))); then
+  if ((running >= jobs)); then
     wait -n || failed=1
     running=$((running - 1))
   fi

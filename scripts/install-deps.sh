@@ -13,16 +13,23 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
     libhdf5-openmpi-dev libdnnl-dev libtomlplusplus-dev libcli11-dev libfmt-dev
     nlohmann-json3-dev libsentencepiece-dev libxxhash-dev zlib1g-dev)
   run_packages=(linux-doc)
-  test_packages=(libgtest-dev)
+  # Slurm: the job scripts are tested on a cluster of two nodes on this machine.
+  test_packages=(libgtest-dev slurm-wlm slurm-wlm-basic-plugins munge)
   lint_packages=(clang-format clang-tidy-16 shellcheck)
   fuzz_packages=(clang-16 libclang-rt-16-dev libomp-16-dev)
 }
 
 modules='a C++20 compiler (gcc >= 12 or clang >= 15), make, CMake >= 3.25, Ninja, pkg-config, MPI,
   parallel HDF5 >= 1.10, oneDNN >= 2.6, zlib, toml++ >= 3, CLI11 >= 2, fmt >= 9,
+<<<<<<< HEAD
+  nlohmann-json, SentencePiece, xxHash; for the tests GoogleTest and, for those of
+  the job scripts, Slurm and munge; for the quickstart some text of
+  your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck'
+=======
   nlohmann-json, SentencePiece, xxHash; for the tests GoogleTest; for the quickstart some text of
   your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck; for
   the fuzz targets clang 16 with its runtime libraries'
+>>>>>>> main
 
 if [[ ${PG_DEPS:-} == none ]]; then
   step packages "not touched (PG_DEPS=none); CMake finds them or says what is missing"

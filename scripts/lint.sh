@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 failed=()
 "$root/scripts/format.sh" --check || failed+=(format)
 
-mapfile -t shell < <(find scripts tests .ci/run -name '*.sh' -o -path .ci/run | sort)
+mapfile -t shell < <(find scripts tests .ci/run -name '*.sh' -o -name '*.sbatch' -o -path .ci/run | sort)
 step shellcheck "${#shell[@]} scripts"
 shellcheck -S warning -x -P SCRIPTDIR "${shell[@]}" || failed+=(shellcheck)
 

@@ -4,10 +4,16 @@
 #include <sys/inotify.h>
 #include <unistd.h>
 
+#include <map>
+
 #include "../io/checkpoint_state.h"
 #include "io/checkpoint_entry.h"
 #include "io/hdf5_file.h"
 #include "io/manifest.h"
+
+// Of the HDF5 library, which declares it in a private header: the checksum of its metadata.
+extern "C" std::uint32_t H5_checksum_metadata(const void* data, std::size_t bytes,
+                                              std::uint32_t first);
 
 namespace pg::io {
 namespace {
@@ -237,6 +243,100 @@ TEST_F(CheckpointHostile, files_that_are_no_hdf5_or_end_early_are_refused) {
     put_bytes(entry_ / "state.h5", bytes);
     expect_refused("HDF5 file");
   }
+}
+
+// HDF5 opens all of these; their offsets would mean other bytes than the superblock's reader
+// thinks.
+TEST_F(CheckpointHostile, a_superblock_that_does_not_span_the_file_is_refused) {
+  for (const std::size_t more : {1, 100, 100000}) {
+    put_bytes(entry_ / "state.h5", good_ + std::string(more, '\0'));
+    expect_refused("its superblock says bytes 0 to " + std::to_string(good_.size()));
+  }
+  put_bytes(entry_ / "state.h5", std::string(512, '\0') + good_);
+  expect_refused("does not begin with an HDF5 superblock");
+  // A user block that HDF5 itself made.
+  {
+    const h5::Place place{entry_ / "state.h5", ExitCode::kBug};
+    fs::remove(place.path);
+    const auto access = h5::file_access(place);
+    const Handle create({}, H5Pcreate(H5P_FILE_CREATE), H5Pclose, "H5Pcreate");
+    ASSERT_GE(H5Pset_userblock(create.id(), 1024), 0);
+    const Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, create.id(), access.id()),
+                      H5Fclose, "H5Fcreate");
+    const Handle group({}, H5Gcreate2(file.id(), "tensors", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+                       H5Gclose, "H5Gcreate");
+  }
+  expect_refused("does not begin with an HDF5 superblock");
+  // The format of HDF5 1.6, whose superblock has other places and no checksum.
+  {
+    const h5::Place place{entry_ / "state.h5", ExitCode::kBug};
+    fs::remove(place.path);
+    const Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, H5P_DEFAULT),
+                      H5Fclose, "H5Fcreate");
+  }
+  expect_refused("has a superblock of version 0");
+}
+
+// The address in norm.weight's header is replaced, and the header's checksum made right.
+TEST_F(CheckpointHostile, data_that_overlaps_what_describes_it_is_refused) {
+  std::map<std::string, std::uint64_t> at;  // addresses of headers, and of data
+  std::size_t header_bytes = 0;
+  {
+    const h5::Place place{entry_ / "state.h5", ExitCode::kBug};
+    const Handle file = h5::open_to_read(place);
+    for (const auto* name :
+         {"/", "/tensors", "/tensors/norm.weight", "/tensors/blocks.0.q.weight"}) {
+      H5O_info_t info;
+      ASSERT_GE(H5Oget_info_by_name(file.id(), name, &info, H5P_DEFAULT), 0);
+      at[name] = info.addr;
+      if (std::string(name) == "/tensors/norm.weight") header_bytes = info.hdr.space.total;
+    }
+    for (const auto* name : {"norm.weight", "blocks.0.q.weight"}) {
+      const Handle dataset(
+          {}, H5Dopen2(file.id(), (std::string("/tensors/") + name).c_str(), H5P_DEFAULT), H5Dclose,
+          "H5Dopen");
+      at[name] = H5Dget_offset(dataset.id());
+    }
+  }
+  const auto header = at["/tensors/norm.weight"];
+  ASSERT_EQ(good_.substr(header, 4), "OHDR");
+  const auto word = [](std::uint64_t value) {
+    return std::string(reinterpret_cast<const char*>(&value), 8);
+  };
+  const auto moved_to = [&](std::uint64_t address) {
+    auto text = good_.substr(header, header_bytes - 4);
+    const auto place = text.find(word(at["norm.weight"]));
+    EXPECT_NE(place, std::string::npos);
+    text.replace(place, 8, word(address));
+    const std::uint32_t sum = H5_checksum_metadata(text.data(), text.size(), 0);
+    auto bytes = good_;
+    bytes.replace(header, text.size(), text);
+    bytes.replace(header + text.size(), 4, std::string(reinterpret_cast<const char*>(&sum), 4));
+    put_bytes(entry_ / "state.h5", bytes);
+  };
+  moved_to(at["norm.weight"]);
+  EXPECT_TRUE(bytes_of(entry_ / "state.h5") == good_) << "the checksum is not HDF5's";
+  const std::pair<std::uint64_t, const char*> places[] = {
+      {0, "the superblock"},
+      {40, "the superblock"},
+      {at["/"], "the root group"},
+      {at["/tensors"] + 15, "the group of tensors"},
+      {header, "the header of norm.weight"},
+      {header + header_bytes - 4, "the header of norm.weight"},
+      {at["/tensors/blocks.0.q.weight"] + 1, "the header of blocks.0.q.weight"},
+      {at["blocks.0.q.weight"], "'blocks.0.q.weight'"},
+      {at["blocks.0.q.weight"] + 29, "'blocks.0.q.weight'"}};
+  for (const auto& [address, with] : places) {
+    moved_to(address);
+    expect_refused("share storage");
+    moved_to(address);
+    expect_refused(with);
+  }
+  // Inside and outside by one byte: 5 floats.
+  moved_to(good_.size() - 19);
+  expect_refused("has storage outside the file");
+  moved_to(std::uint64_t{0} - 8);
+  expect_refused("has storage outside the file");
 }
 
 // HDF5's own checks, ours behind them (it may complain of an "infinite loop closing library" at the

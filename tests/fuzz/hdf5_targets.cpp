@@ -1,8 +1,9 @@
 // Targets that are HDF5 files.
+#include "../../io/checkpoint_state.h"  // tests/io has one of this name, and comes first
+
 #include <vector>
 
 #include "io/checkpoint.h"
-#include "io/checkpoint_state.h"
 #include "io/token_file.h"
 #include "tests/fuzz/reseal.h"
 #include "tests/fuzz/scratch.h"

@@ -36,7 +36,8 @@ class CheckpointEntries : public testing::Test {
   }
   std::optional<fs::path> find(const std::string& resume) {
     notes_.clear();
-    return find_checkpoint(directory_, resume, notes_);
+    const auto found = find_checkpoint(*group_, directory_, resume, notes_);
+    return found ? std::optional(found->path) : std::nullopt;
   }
   std::vector<std::string> notes_;
 };
