@@ -182,9 +182,10 @@ std::string banner_text(const Banner& b) {
                           size(memory.weights), size(memory.gradients), size(memory.master),
                           size(memory.moments)));
   text +=
-      row("", fmt::format("places in use {}, activations {}, packed copies {}, communication {}",
+      row("", fmt::format("places in use {}, activations {}, packed copies {}, communication {}{}",
                           size(memory.slots), size(memory.activations), size(memory.packed),
-                          size(memory.communication)));
+                          size(memory.communication),
+                          memory.saving > 0 ? ", async save " + size(memory.saving) : ""));
   if (memory.activations_most > memory.activations) {
     text += row("", fmt::format("{} when all tokens ask for the experts of one rank",
                                 size(memory.total_most())));

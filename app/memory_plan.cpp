@@ -107,6 +107,19 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
   return replicas + of_experts + tensor + context + ends;
 }
 
+// What a checkpoint gets from this rank.
+std::int64_t owned_bytes(const std::vector<comm::TensorRecord>& records) {
+  std::int64_t bytes = 0;
+  for (const auto& record : records) {
+    for (const auto& slab : record.slabs) {
+      auto count = static_cast<std::int64_t>(dtype_size(record.dtype));
+      for (const auto extent : slab.extent) count *= extent;
+      if (slab.owner) bytes += count;
+    }
+  }
+  return bytes;
+}
+
 }  // namespace
 
 MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm::Coord& coord) {
@@ -141,7 +154,9 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
     plan.communication =
         communication_bytes(deck, layout, compute, pipeline_options(deck, grid).micro_batches);
   }
-  plan.total = bytes.total() + plan.activations + plan.packed + plan.communication;
+  // A save from a GPU is written from the copy on the host.
+  if (deck.checkpoint.async && !gpu) plan.saving = owned_bytes(store.records());
+  plan.total = plan.saving + bytes.total() + plan.activations + plan.packed + plan.communication;
   return plan;
 }
 

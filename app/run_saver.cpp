@@ -1,5 +1,6 @@
 #include "app/run_saver.h"
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 
@@ -11,7 +12,41 @@
 
 namespace pg::app {
 
+namespace {
+
 using Clock = std::chrono::steady_clock;
+
+constexpr double kLongWait = 0.1;  // s; shorter ones are no news
+
+// What a save takes when none was measured: a second for files and agreement, and the bytes at what
+// a busy network file system or one spinning disk still takes. Too slow stops early, too fast
+// loses the last steps.
+double estimated_seconds(std::int64_t bytes) {
+  constexpr double kBytesPerSecond = 100e6;
+  return 1.0 + static_cast<double>(bytes) / kBytesPerSecond;
+}
+
+io::SaveOptions options_of(const CheckpointSection& checkpoint, bool on_gpu) {
+  return {.async = checkpoint.async,
+          .stable = on_gpu,  // the records are a copy on the host already
+          .verify = checkpoint.verify,
+          .hints = checkpoint.hints,
+          .alignment = checkpoint.alignment,
+          .keep = checkpoint.keep,
+          .keep_every = checkpoint.keep_every};
+}
+
+}  // namespace
+
+RunSaver::RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say,
+                   std::function<void(const std::string&)> record)
+    : deck_(deck),
+      grid_(grid),
+      folder_(folder),
+      say_(std::move(say)),
+      record_(std::move(record)),
+      saver_(grid.communicator(), folder.checkpoints(),
+             options_of(deck.checkpoint, grid.gpu() != nullptr)) {}
 
 void RunSaver::keep_choices(Trainer& trainer) {
   if (grid_.gpu() == nullptr) return;
@@ -21,9 +56,24 @@ void RunSaver::keep_choices(Trainer& trainer) {
   });
 }
 
+void RunSaver::prepare(Trainer& trainer) {
+  const auto records = trainer.records();
+  saver_.prepare(records);
+  longest_ = estimated_seconds(io::checkpoint_bytes(records, deck_.checkpoint.alignment));
+}
+
 void RunSaver::save(Trainer& trainer) {
   const comm::ProfileRange range("saving the checkpoint");
   const auto begin = Clock::now();
+  if (saver_.pending()) {
+    finish();  // before its records are written over
+    const double waited =
+        comm::all_reduce(grid_.world(), std::chrono::duration<double>(Clock::now() - begin).count(),
+                         comm::ReduceOp::kMax);
+    if (waited > kLongWait) {
+      say_(fmt::format("warning: waited {:.2f} s for the save before this one\n", waited));
+    }
+  }
   io::CheckpointInfo info;
   info.step = trainer.completed();
   info.next_sample = trainer.next_sample();
@@ -37,18 +87,44 @@ void RunSaver::save(Trainer& trainer) {
       io::json_string(grid_.host()), deck_.run.threads, deck_.run.seed, std::time(nullptr),
       io::json_string(tokenizer_identity(trainer.train_file())));
   keep_choices(trainer);
-  const auto records = trainer.records_to_save();
-  const auto path = io::save_checkpoint(grid_.communicator(), folder_.checkpoints(), info, records);
-  trainer.saved();
+  saving_ = &trainer;
+  saver_.start(info, trainer.records_to_save());
+  if (!deck_.checkpoint.async) finish();
+}
+
+void RunSaver::poll() {
+  tell(saver_.poll());
+}
+
+void RunSaver::finish() {
+  tell(saver_.finish());
+}
+
+void RunSaver::finish_after(const Error& error) noexcept {
+  if (!saver_.pending() || error.ranks() != grid_.world().size()) return;
+  try {
+    finish();
+  } catch (const std::exception& second) {
+    say_(fmt::format("warning: {}\n", second.what()));
+  }
+}
+
+void RunSaver::tell(const std::optional<io::SaveReport>& report) {
+  if (!report) return;
+  // Memory of the copy on the host stays for the next asynchronous one, which then stalls less.
+  if (!deck_.checkpoint.async) saving_->saved();
+  longest_ = measured_ ? std::max(longest_, report->work_seconds) : report->work_seconds;
+  measured_ = true;
+  const auto bytes = static_cast<double>(report->bytes);
   comm::together(grid_.world(), [&] {
-    if (grid_.root()) {
-      io::prune_checkpoints(folder_.checkpoints(), deck_.checkpoint.keep, info.step);
-    }
+    if (!grid_.root()) return;
+    record_(fmt::format(
+        "{{\"step\": {}, \"save_s\": {}, \"save_stall_s\": {}, \"save_bytes\": {}}}", report->step,
+        io::json_number(report->seconds), io::json_number(report->stall_seconds), report->bytes));
   });
-  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  longest_ = std::max(longest_, comm::all_reduce(grid_.world(), seconds, comm::ReduceOp::kMax));
-  say_(fmt::format("saved {} | {} | {:.2f} s\n", path.string(),
-                   bytes_text(static_cast<double>(io::checkpoint_bytes(records))), seconds));
+  say_(fmt::format("saved {} | {} | {:.2f} s, {}/s | training stalled {:.2f} s\n",
+                   report->path.string(), bytes_text(bytes), report->seconds,
+                   bytes_text(bytes / report->seconds), report->stall_seconds));
 }
 
 }  // namespace pg::app

@@ -3,41 +3,55 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 
 #include "app/deck.h"
 #include "app/resume.h"
 #include "app/trainer.h"
 #include "comm/process_grid.h"
+#include "io/checkpoint_saver.h"
 #include "io/run_folder.h"
 
 namespace pg::app {
 
-// Methods are collective. All of it outlives none of its arguments.
+// Methods are collective. All of it outlives none of its arguments, nor of a trainer it saved.
 class RunSaver {
  public:
-  RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say)
-      : deck_(deck), grid_(grid), folder_(folder), say_(std::move(say)) {}
+  // `record` takes a line for metrics.jsonl, on rank 0.
+  RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say,
+           std::function<void(const std::string&)> record);
 
+  // Before training: plans the file and takes an asynchronous save's memory. Error(kSave).
+  void prepare(Trainer& trainer);
   // Saves the trainer's state. With checkpoint.async it is written while training goes on; an
-  // earlier one is waited for first. Error(kSave).
+  // earlier one is waited for first. Error(kSave), Error(kNumerical) when it is not finite.
   void save(Trainer& trainer);
   // Between steps: moves an asynchronous save along, and commits it once it is written.
-  // Error(kSave) when it failed.
-  void poll() {}
+  // Error as save(), on all ranks at the same step.
+  void poll();
   // Waits for an asynchronous save. Nothing is written afterwards.
-  void finish() {}
+  void finish();
+  // A run that ends with an error that all ranks have still finishes what it had copied; what one
+  // rank has alone abandons it (the destructor).
+  void finish_after(const Error& error) noexcept;
 
-  // The longest that a save has kept the run, from its beginning to its commit; of a first one an
-  // estimate from its bytes. The same on every rank.
-  double expected_seconds() const { return longest_; }
+  // What a save from now on may keep the run: the longest so far, and once more where one is
+  // pending; before the first an estimate from its bytes. The same on every rank.
+  double expected_seconds() const { return (saver_.pending() ? 2 : 1) * longest_; }
 
  private:
   void keep_choices(Trainer& trainer);
+  void tell(const std::optional<io::SaveReport>& report);
 
   const Deck& deck_;
   comm::ProcessGrid& grid_;
   io::RunFolder& folder_;
   Say say_;
+  std::function<void(const std::string&)> record_;
+  io::CheckpointSaver saver_;
+  Trainer* saving_ = nullptr;  // whose records a pending save may read
+  bool measured_ = false;
   double longest_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "app/expert_checks.h"
+#include "app/hint_checks.h"
 #include "app/parallel_plan.h"
 #include "app/ranks_in_use.h"
 #include "app/resume_check.h"
@@ -300,6 +301,11 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
   check_training(deck, reader);
   check_sizes(deck, reader);
   check_data(deck, reader, purpose);
+  if (reader.sound({"checkpoint.hints"})) {
+    if (const auto problem = hints_problem(deck.checkpoint.hints); !problem.empty()) {
+      reader.refuse("checkpoint.hints", problem);
+    }
+  }
   check_overrides(deck, reader);
 }
 

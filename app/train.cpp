@@ -115,7 +115,15 @@ class Run {
     prepare_folder(trainer);
     print_banner(trainer);
     // 4. Train.
-    return loop(trainer);
+    RunSaver saver(deck_, grid_, folder_, say_,
+                   [this](const std::string& json) { metrics_->write(json); });
+    saver.prepare(trainer);
+    try {
+      return loop(trainer, saver);
+    } catch (const Error& error) {
+      saver.finish_after(error);
+      throw;
+    }
   }
 
  private:
@@ -176,7 +184,8 @@ class Run {
     const auto records = trainer.records();
     comm::together(world(), [&] {
       if (!root()) return;
-      io::require_space(folder_.checkpoints(), io::checkpoint_bytes(records));
+      io::require_space(folder_.checkpoints(),
+                        io::checkpoint_bytes(records, deck_.checkpoint.alignment));
       folder_.remove_exit();
       folder_.write_deck(deck_.resolved);
       metrics_ = std::make_unique<io::MetricsWriter>(folder_.metrics(), trainer.completed());
@@ -204,11 +213,10 @@ class Run {
     say(banner_text(banner));
   }
 
-  ExitCode loop(Trainer& trainer) {
+  ExitCode loop(Trainer& trainer, RunSaver& saver) {
     const auto begin = Clock::now();
     const auto steps = deck_.train.steps;
     const auto first = trainer.completed();
-    RunSaver saver(deck_, grid_, folder_, say_);
     Stragglers stragglers(deck_.log.straggler, grid_);
     std::int64_t tokens = 0;
     auto why = stop_->agreed(first, {});

@@ -33,7 +33,7 @@ struct CheckpointInfo {
   std::int64_t step = 0;         // completed updates
   std::int64_t next_sample = 0;  // the data cursor: index of the next sample for io::Sampler
   std::string data_fingerprint;  // of the training token file
-  std::string guard;             // JSON object: which steps got no update; empty: none is known of
+  std::string guard = {};        // JSON object: which steps got no update; empty: none is known of
   std::string deck;              // resolved deck, TOML
   std::string provenance;        // JSON object: program version, grid, hosts, date, seed, ...
                                  // (comes back as compact JSON, keys in their order)
@@ -45,9 +45,20 @@ struct CheckpointEntry {
 };
 
 // Called on every rank as a save reaches each phase; a throw there is a failure of the save.
-//   "layout" "data" (before each tensor) "sync" "digest" "publish" (before the rename)
-//   "published" (after it, before the directory's fsync)
+//   "layout" "data" (before each tensor) "sync" "verify" (before reading back) "digest"
+//   "publish" (before the rename) "published" (after it, before the directory's fsync)
+//   "prune" and "pruned" (before and after an older entry is renamed; rank 0)
+// What is thrown from "prune" on leaves the new entry where it is.
 using SaveObserver = std::function<void(std::string_view phase)>;
+
+struct SaveOptions {
+  bool async = false;   // for CheckpointSaver
+  bool stable = false;  // asynchronous: the tensors stay as they are till the end, so no copy
+  bool verify = false;  // read everything back from storage before it counts
+  std::vector<std::string> hints = {};    // "NAME=VALUE" for MPI-IO, where the file is made
+  std::int64_t alignment = 4096;          // bytes; of tensors of a MiB or more in the file
+  std::int64_t keep = 0, keep_every = 0;  // pruning after the commit, as prune_checkpoints
+};
 
 // `step-000000900`; more digits from step 10^9 on.
 std::string checkpoint_name(std::int64_t step);
@@ -60,13 +71,15 @@ std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& direc
 
 // Collective. Writes `<directory>/step-<info.step>`; each slab by its owner. Every rank passes all
 // tensors, in one order. Returns its path. Error(kSave) on all ranks when any part failed on any
-// rank; then no new entry with the final name exists and older ones are untouched. An existing
-// entry of the same step is replaced once the new one is complete.
+// rank, Error(kNumerical) when a tensor holds a value that is not finite; then no new entry with
+// the final name exists and older ones are untouched. An existing entry of the same step is
+// replaced once the new one is complete. What killed saves left behind is removed.
 std::filesystem::path save_checkpoint(const comm::Communicator& world,
                                       const std::filesystem::path& directory,
                                       const CheckpointInfo& info,
                                       std::span<const comm::TensorRecord> tensors,
-                                      const SaveObserver& observer = {});
+                                      const SaveObserver& observer = {},
+                                      const SaveOptions& options = {});
 
 // Serial. Reads every byte and compares it with the manifest: Error(kCheckpoint) naming the file
 // and what is wrong. Returns the names of files in the entry that the manifest does not know; they
@@ -117,12 +130,21 @@ std::optional<VerifiedEntry> find_checkpoint(comm::Group& group,
                                              std::vector<std::string>& notes);
 
 // At least the bytes that save_checkpoint writes for these tensors (global shapes), at most 100 KiB
-// and 1 KiB a tensor (5 for those of a MiB or more) above.
-std::int64_t checkpoint_bytes(std::span<const comm::TensorRecord> tensors);
-// Removes all but the newest `keep` entries (0: none removed) of step `last_saved` or below. Pass
-// the step just saved: newer entries are then damaged ones that a resume passed over, and counting
-// them would remove good ones in their favour. Error(kSave). Collective callers: rank 0 only.
-void prune_checkpoints(const std::filesystem::path& directory, std::int64_t keep,
-                       std::int64_t last_saved = std::numeric_limits<std::int64_t>::max());
+// and 1 KiB a tensor (and the alignment for those of a MiB or more) above.
+std::int64_t checkpoint_bytes(std::span<const comm::TensorRecord> tensors,
+                              std::int64_t alignment = 4096);
+
+struct PruneRule {
+  std::int64_t keep = 0;        // the newest so many; 0: all
+  std::int64_t keep_every = 0;  // and those of steps that this divides; 0: no others
+  // The step just saved: newer entries are damaged ones that a resume passed over, and counting
+  // them would remove good ones in their favour.
+  std::int64_t last_saved = std::numeric_limits<std::int64_t>::max();
+};
+// Removes the other entries of step `last_saved` or below, each renamed out of sight first. Only
+// when the newest of those has a sound manifest and files of its sizes; else Error(kSave) and all
+// stay. Collective callers: rank 0 only. `observer`: "prune" and "pruned".
+void prune_checkpoints(const std::filesystem::path& directory, const PruneRule& rule,
+                       const SaveObserver& observer = {});
 
 }  // namespace pg::io

@@ -1,6 +1,4 @@
-// Which checkpoint a run goes on from, and which ones it drops: see io/checkpoint.h.
-#include <unistd.h>
-
+// Which checkpoint a run goes on from: see io/checkpoint.h.
 #include <algorithm>
 #include <chrono>
 
@@ -134,28 +132,6 @@ std::optional<VerifiedEntry> find_checkpoint(comm::Group& group, const fs::path&
   if (resume == "auto") return newest_checkpoint(group, directory, true, notes);
   if (resume == "latest") return newest_checkpoint(group, directory, false, notes);
   return verify_together(group, resume, notes);
-}
-
-void prune_checkpoints(const fs::path& directory, std::int64_t keep, std::int64_t last_saved) {
-  if (keep <= 0) return;
-  std::int64_t kept = 0;
-  for (const auto& entry : list_checkpoints(directory)) {
-    if (entry.step > last_saved) continue;
-    if (kept < keep) {
-      ++kept;
-      continue;
-    }
-    // Out of sight first: a crash half-way leaves no half-empty entry behind.
-    const auto hidden =
-        directory / fmt::format(".{}.{}.pruned", checkpoint_name(entry.step), ::getpid());
-    std::error_code error;
-    fs::rename(entry.path, hidden, error);
-    if (!error) fs::remove_all(hidden, error);
-    if (error) {
-      throw fail(ExitCode::kSave, "{}: cannot be removed: {}", entry.path.string(),
-                 error.message());
-    }
-  }
 }
 
 }  // namespace pg::io

@@ -2,8 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -133,6 +136,39 @@ void RawFile::write_at(std::int64_t offset, const void* data, std::size_t bytes)
     return ::pwrite(fd_, from, size, static_cast<off_t>(offset + static_cast<std::int64_t>(done)));
   };
   if (!write_all(data, bytes, some)) throw failed(fmt::format("write at byte {}", offset));
+}
+
+void RawFile::write_at(std::int64_t offset, std::span<const Piece> pieces) {
+  constexpr std::size_t kAtOnce = 64;
+  std::array<iovec, kAtOnce> vector;
+  while (!pieces.empty()) {
+    const auto count = std::min(pieces.size(), kAtOnce);
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      // The system takes pointers to what it only reads.
+      vector[i] = {const_cast<char*>(pieces[i].data), pieces[i].bytes};
+      total += static_cast<std::int64_t>(pieces[i].bytes);
+    }
+    const auto put = ::pwritev(fd_, vector.data(), static_cast<int>(count), offset);
+    if (put < 0 && errno != EINTR) throw failed(fmt::format("write at byte {}", offset));
+    if (put != total) {  // cut short: piece by piece, so that the failure says where
+      for (const auto& piece : pieces.first(count)) {
+        write_at(offset, piece.data, piece.bytes);
+        offset += static_cast<std::int64_t>(piece.bytes);
+      }
+    } else {
+      offset += total;
+    }
+    pieces = pieces.subspan(count);
+  }
+}
+
+void RawFile::start_writeback(std::int64_t offset, std::int64_t bytes) const {
+  ::sync_file_range(fd_, offset, bytes, SYNC_FILE_RANGE_WRITE);
+}
+
+void RawFile::drop_cached(std::int64_t offset, std::int64_t bytes) const {
+  ::posix_fadvise(fd_, offset, bytes, POSIX_FADV_DONTNEED);
 }
 
 void RawFile::resize(std::int64_t bytes) {

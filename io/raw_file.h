@@ -6,11 +6,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string_view>
 
 #include "comm/error.h"
 
 namespace pg::io {
+
+// Bytes in memory, not owned.
+struct Piece {
+  const char* data = nullptr;
+  std::size_t bytes = 0;
+};
 
 class RawFile {
  public:
@@ -38,6 +45,13 @@ class RawFile {
   std::size_t read_at(std::int64_t offset, void* data, std::size_t bytes) const;
   void append(const void* data, std::size_t bytes);
   void write_at(std::int64_t offset, const void* data, std::size_t bytes);
+  // The pieces one behind the other, in one system call where it takes them (pwritev).
+  void write_at(std::int64_t offset, std::span<const Piece> pieces);
+  // Starts writing a range back to storage and returns; what fails shows in sync().
+  void start_writeback(std::int64_t offset, std::int64_t bytes) const;
+  // Asks the system to forget what it caches of a range (what is clean already), so that a read
+  // comes from storage; only advice, nothing fails.
+  void drop_cached(std::int64_t offset, std::int64_t bytes) const;
   void resize(std::int64_t bytes);
   void sync();   // fsync
   void close();  // checked: some file systems report a full disk only here

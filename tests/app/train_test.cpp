@@ -33,10 +33,14 @@ app::Deck deck_in(const std::string& folder) {
   return deck;
 }
 
-std::vector<nlohmann::json> records(const app::Deck& deck) {
+// Those of saves apart.
+std::vector<nlohmann::json> records(const app::Deck& deck, bool saves = false) {
   std::vector<nlohmann::json> all;
   std::ifstream in(fs::path(deck.run.output) / "metrics.jsonl");
-  for (std::string line; std::getline(in, line);) all.push_back(nlohmann::json::parse(line));
+  for (std::string line; std::getline(in, line);) {
+    const auto record = nlohmann::json::parse(line);
+    if (record.contains("save_s") == saves) all.push_back(record);
+  }
   return all;
 }
 
@@ -233,7 +237,7 @@ TEST(Train, planned_activations_are_the_arena_s_high_water) {
       const auto plan = app::plan_memory(deck, grid.shape(), grid.coord());
       EXPECT_EQ(trainer.arena_high_water(), plan.activations);
       EXPECT_EQ(plan.total, plan.weights + plan.gradients + plan.master + plan.moments +
-                                plan.activations + plan.packed + plan.communication);
+                                plan.activations + plan.packed + plan.communication + plan.saving);
     }
   }
 }

@@ -5,8 +5,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "../io/checkpoint_state.h"
 #include "comm/agree.h"
+#include "io/checkpoint_saver.h"
 
 namespace pg::io {
 namespace {
@@ -124,6 +129,33 @@ TEST_F(CheckpointFullDisk, a_write_that_fails_on_any_ranks_fails_the_save_on_all
   }
 }
 
+// The same beside the work: the threads' writes fail, and every rank hears of it in the same poll.
+TEST_F(CheckpointFullDisk, a_write_that_fails_in_the_background_fails_the_save_on_all) {
+  save_small(1);
+  auto large = state();
+  const unsigned all = (1u << world_.size()) - 1;
+  for (const unsigned mask : {1u, 1u << (world_.size() - 1), all}) {
+    std::optional<FileSizeLimit> limit;
+    CheckpointSaver saver(world_, directory_, {.async = true}, [&](auto phase) {
+      if (phase == "data" && (mask >> world_.rank() & 1u) && !limit) limit.emplace(100 << 10);
+    });
+    std::int64_t polls = 0;
+    const auto what = error_of(ExitCode::kSave, [&] {
+      saver.start(test_info(2), large.tensors());
+      for (;; ++polls) {
+        if (saver.poll()) return;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+    limit.reset();
+    expect_contains(what, "writing ");
+    expect_contains(what, "File too large");
+    EXPECT_EQ(comm::all_reduce(*group_, polls, comm::ReduceOp::kMin),
+              comm::all_reduce(*group_, polls, comm::ReduceOp::kMax));
+    expect_only_step_1();
+  }
+}
+
 TEST_F(CheckpointFullDisk, a_last_write_that_is_cut_short_fails_the_save_on_all) {
   save_small(1);
   auto large = state();
@@ -170,11 +202,16 @@ TEST_F(CheckpointFullDisk, a_disk_that_is_full_fails_the_save_and_gets_its_space
   large.fill(1);
   // It fits once ...
   save_checkpoint(world_, directory_, test_info(3), large.tensors());
-  // ... and not twice.
-  const auto what = error_of(
-      ExitCode::kSave, [&] { save_checkpoint(world_, directory_, test_info(4), large.tensors()); });
-  expect_contains(what, "No space left on device");
-  expect_contains(what, "KiB");
+  // ... and not twice, in either way.
+  for (const bool async : {false, true}) {
+    CheckpointSaver saver(world_, directory_, {.async = async});
+    const auto what = error_of(ExitCode::kSave, [&] {
+      saver.start(test_info(4), large.tensors());
+      saver.finish();
+    });
+    expect_contains(what, "No space left on device");
+    expect_contains(what, "KiB");
+  }
   group_->barrier();
   EXPECT_EQ(names_in(directory_), (std::vector<std::string>{"step-000000001", "step-000000003"}));
   EXPECT_TRUE(verify_checkpoint(directory_.path() / "step-000000003").empty());

@@ -36,7 +36,7 @@ class Probe {
     die_if(victim, fatal_phase == "unpruned:1");
     group_->barrier();
     if (group_->rank() == 0) {
-      io::prune_checkpoints(folder_, kKeep, step);
+      io::prune_checkpoints(folder_, {.keep = kKeep, .last_saved = step});
       std::puts("saved");
     }
     group_->barrier();
@@ -45,12 +45,13 @@ class Probe {
   void expect_newest(int step) {
     std::vector<std::string> notes;
     std::optional<std::filesystem::path> found;
-    comm::together(*group_, [&] { found = io::find_checkpoint(folder_, "auto", notes); });
+    if (const auto entry = io::find_checkpoint(*group_, folder_, "auto", notes))
+      found = entry->path;
     comm::together(*group_, [&] {
       const auto expected = folder_ / io::checkpoint_name(step);
       if (!found || *found != expected) {
-        throw fail(ExitCode::kCheckpoint, "{} is found, not {}", found ? found->string() : "nothing",
-                   expected.string());
+        throw fail(ExitCode::kCheckpoint, "{} is found, not {}",
+                   found ? found->string() : "nothing", expected.string());
       }
       // Nothing was damaged, so nothing is passed over. What a killed save left is only told.
       for (const auto& note : notes) {
@@ -106,7 +107,8 @@ int main(int argc, char** argv) {
   try {
     return run({argv + 1, argv + argc});
   } catch (const Error& error) {
-    if (Communicator::world().rank() == 0) std::fprintf(stderr, "killed_save_probe: %s\n", error.what());
+    if (Communicator::world().rank() == 0)
+      std::fprintf(stderr, "killed_save_probe: %s\n", error.what());
     return static_cast<int>(error.code());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "killed_save_probe: %s\n", error.what());

@@ -178,12 +178,12 @@ TEST_F(CheckpointEntries, foreign_files_inside_an_entry_are_reported_and_do_no_h
 TEST_F(CheckpointEntries, pruning_keeps_the_newest_and_leaves_foreign_files) {
   for (const int step : {8, 9, 10, 11}) save(step);
   put_bytes(directory_.path() / "notes.txt", "mine");
-  prune_checkpoints(directory_, 0);
+  prune_checkpoints(directory_, {.keep = 0});
   EXPECT_EQ(steps().size(), 4u);
-  prune_checkpoints(directory_, 2);
+  prune_checkpoints(directory_, {.keep = 2});
   EXPECT_EQ(steps(), (std::vector<std::int64_t>{11, 10}));
-  prune_checkpoints(directory_, 1);
-  prune_checkpoints(directory_, 1);
+  prune_checkpoints(directory_, {.keep = 1});
+  prune_checkpoints(directory_, {.keep = 1});
   EXPECT_EQ(names_in(directory_), (std::vector<std::string>{"notes.txt", "step-000000011"}));
 }
 
@@ -193,7 +193,7 @@ TEST_F(CheckpointEntries, pruning_counts_no_damaged_entry_that_a_resume_passed_o
   damage(20);
   ASSERT_EQ(find("auto"), entry(9));
   save(10);
-  prune_checkpoints(directory_, 1, 10);
+  prune_checkpoints(directory_, {.keep = 1, .last_saved = 10});
   EXPECT_EQ(steps(), (std::vector<std::int64_t>{20, 10}));
   EXPECT_EQ(find("auto"), entry(10));
 }

@@ -1,0 +1,1 @@
+pg_test(app.async_save SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/async_save_test.cpp RANKS 2 TIMEOUT 120)
