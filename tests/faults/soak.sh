@@ -96,11 +96,11 @@ newest() {
 }
 losses() { sed -n 's/^{"step": \([0-9]*\), "loss": \([^,]*\),.*}$/\1 \2/p' "$1/metrics.jsonl"; }
 
-# An unfinished entry that this slice has begun.
+# An unfinished entry that this slice has begun; what is being pruned has such a name too.
 unfinished() {
   local entry
   for entry in run/checkpoints/.step-*; do
-    if [[ -e $entry && $entry -nt started ]]; then
+    if [[ -e $entry && $entry -nt started && ! $entry =~ \.(pruned|replaced|undone)$ ]]; then
       echo "$entry"
       return
     fi
