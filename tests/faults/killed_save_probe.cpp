@@ -4,7 +4,8 @@
 //   save STEP                   saves, keeping two, and says "saved"
 //   die STEP RANK PHASE HOW     the same, but RANK gets SIGKILL when the save reaches PHASE;
 //                               "data:3" is the phase's third time. HOW: blocking or async
-//   newest STEP                 exit 0: STEP is what a resume takes, each byte of it is sound, and it
+//   newest STEP                 exit 0: STEP is what a resume takes, each byte of it is sound, and
+//   it
 //                               loads to the values that were saved; 4 else, with a line
 // States of different steps have different values.
 #include <unistd.h>
