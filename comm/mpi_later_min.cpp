@@ -1,5 +1,6 @@
 #include "comm/later_min.h"
 
+#include "comm/activity.h"
 #include "comm/error.h"
 #include "comm/mpi_internal.h"
 
@@ -33,6 +34,7 @@ void LaterMin::give(std::int64_t mine) {
 
 std::int64_t LaterMin::take() {
   PG_ASSERT(given(), "nothing was given");
+  const Waiting waiting("MPI_Wait for a minimum given before");
   mpi::check(MPI_Wait(&state_->request, MPI_STATUS_IGNORE), "later minimum", "MPI_Wait");
   return state_->least;
 }

@@ -22,23 +22,6 @@ using comm::TensorRecord;
 using h5::Handle;
 using h5::Place;
 
-Handle select_in_file(const Place& place, hid_t dataset, const Transfer& transfer) {
-  Handle space(place, H5Dget_space(dataset), H5Sclose, "H5Dget_space");
-  for (const auto& slab : transfer.slabs) {
-    const auto offset = dims_of(slab.offset), extent = dims_of(slab.extent);
-    const auto how = &slab == &transfer.slabs.front() ? H5S_SELECT_SET : H5S_SELECT_OR;
-    h5::check(place,
-              H5Sselect_hyperslab(space.id(), how, offset.data(), nullptr, extent.data(), nullptr),
-              "H5Sselect_hyperslab");
-  }
-  return space;
-}
-
-Handle memory_space(const Place& place, const Transfer& transfer) {
-  const auto elements = static_cast<hsize_t>(transfer.elements);
-  return Handle(place, H5Screate_simple(1, &elements, nullptr), H5Sclose, "H5Screate_simple");
-}
-
 namespace {
 
 // Smaller tensors would waste most of what alignment takes.

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <utility>
 
+#include "comm/activity.h"
 #include "comm/agree.h"
 #include "comm/later_min.h"
 #include "io/background_task.h"
@@ -250,7 +251,10 @@ class CheckpointSaver::Engine {
             save_->state, layout_.offsets, save_->tensors, [&] { reach("data"); }, between);
         // Every rank: its own node holds the pages that it wrote.
         reach("sync");
-        sync_path(save_->state);
+        {
+          const comm::FileOperation mark("fsync", save_->state.native());
+          sync_path(save_->state);
+        }
         if (!options_.verify) return;
         reach("verify");
         return verify_owned(save_->state, layout_.offsets, save_->tensors, between);

@@ -31,8 +31,8 @@ class CheckpointPrune : public testing::Test {
   }
   std::int64_t newest() const {
     std::vector<std::string> notes;
-    const auto found = find_checkpoint(directory_, "latest", notes);
-    return *checkpoint_step(found->filename().string());
+    const auto found = find_checkpoint(*group_, directory_, "latest", notes);
+    return *checkpoint_step(found->path.filename().string());
   }
   void damage(std::int64_t step, const char* file) {
     const auto path = directory_.path() / checkpoint_name(step) / file;
