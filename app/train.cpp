@@ -272,7 +272,7 @@ class Run {
   // There is nothing new. What came from another folder is saved here, so that "latest" finds it.
   void stop_before_a_step(Trainer& trainer, RunSaver& saver, const std::string& why) {
     const auto& resume = deck_.checkpoint.resume;
-    const bool elsewhere = !resume_from_.empty() && resume != "auto" && resume != "latest";
+    const bool elsewhere = resume_from_ && resume != "auto" && resume != "latest";
     say(fmt::format("stopping before a step is made: {}{}\n", why,
                     elsewhere ? "" : "; there is nothing new to save"));
     if (elsewhere) saver.save(trainer);
