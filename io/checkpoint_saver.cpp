@@ -51,7 +51,7 @@ class FileSizeSignalIgnored {
 // Thrown between pieces of a save that has failed elsewhere.
 struct Cancelled {};
 
-enum Phase : std::int64_t { kWrite, kDigest, kCommit, kPrune, kEnd };
+enum Phase : std::int64_t { kLayout, kWrite, kDigest, kCommit, kPrune, kEnd };
 constexpr std::int64_t kFailed = -1;
 
 void check_owners(comm::Group& group, std::span<const TensorRecord> tensors) {
@@ -112,7 +112,7 @@ class CheckpointSaver::Engine {
     save_->report.waited_seconds = waited;
     save_->temporary = directory_ / fmt::format(".{}.{}", name, process_);
     save_->state = save_->temporary / kStateName;
-    settle([&] { lay_out_and_copy(tensors); });
+    settle([&] { take(tensors); });
     if (options_.async) {
       begin_phase();
       later_->give(progress());
@@ -161,7 +161,7 @@ class CheckpointSaver::Engine {
     fs::path temporary, state;
     std::vector<TensorRecord> tensors;
     SaveReport report;
-    std::int64_t phase = kWrite;  // begun, not ended
+    std::int64_t phase = kLayout;  // begun, not ended
     bool committed = false;
     // The task's while it runs.
     double work_seconds = 0;
@@ -200,26 +200,24 @@ class CheckpointSaver::Engine {
     planned_ = std::move(planned);
   }
 
-  // Rank 0's layout and everyone's copy go on at the same time.
-  void lay_out_and_copy(std::span<const TensorRecord> tensors) {
+  // No word to storage, which may be slow: only the file that MPI-IO must make, since MPI is not
+  // for the thread.
+  void take(std::span<const TensorRecord> tensors) {
     attempt(save_->what, [&] {
-      const auto layout = [this] { attempt(save_->what, [&] { lay_out(); }); };
-      // MPI, which makes a file with hints, is not for a thread beside this one.
-      const bool beside = options_.async && root_ && options_.hints.empty();
-      beside ? task_.start(layout) : task_.run(layout);
+      if (root_ && !options_.hints.empty()) {
+        make_directories();
+        create_with_hints(save_->state, options_.hints);
+      }
       if (copies()) {
         save_->tensors = copy_.take(tensors);
       } else {
         save_->tensors.assign(tensors.begin(), tensors.end());
       }
-      task_.take();
     });
     save_->work_seconds = seconds_since(save_->begin) - save_->report.waited_seconds;
   }
 
-  void lay_out() {
-    reach("layout");
-    if (!root_) return;
+  void make_directories() {
     make_lasting_directory(directory_);
     remove_leftovers(directory_);
     std::error_code error;
@@ -227,8 +225,6 @@ class CheckpointSaver::Engine {
       throw fail(ExitCode::kSave, "{}: cannot be made: {}", save_->temporary.string(),
                  error ? error.message() : "it exists");
     }
-    if (!options_.hints.empty()) create_with_hints(save_->state, options_.hints);
-    lay_out_state(save_->state, layout_);
   }
 
   void begin_phase() {
@@ -246,6 +242,11 @@ class CheckpointSaver::Engine {
     };
     between();
     switch (save_->phase) {
+      case kLayout:
+        reach("layout");
+        if (!root_) return;
+        if (options_.hints.empty()) make_directories();
+        return lay_out_state(save_->state, layout_);
       case kWrite:
         write_owned(
             save_->state, layout_.offsets, save_->tensors, [&] { reach("data"); }, between);

@@ -1,7 +1,7 @@
 // Saves of a run, one after the other, by one engine: blocking, or written by a background thread
 // while training goes on. The thread calls neither MPI nor HDF5.
 //
-// A save: rank 0 lays the file out while the state is copied (asynchronous ones only) -> all write
+// A save: the state is copied (asynchronous ones only) -> rank 0 lays the file out -> all write
 // what they own, look for values that are not finite, sync, read back if asked -> the file's chunks
 // are digested, shared out over the ranks -> rank 0 writes the small files and renames (commit) ->
 // it prunes. Ranks agree after each: what failed anywhere ends the save on all of them, with the

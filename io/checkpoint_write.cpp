@@ -17,6 +17,7 @@ using comm::TensorRecord;
 // The most that one system call moves: small enough that a failure elsewhere is noticed soon.
 constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
 constexpr std::size_t kJoined = 64;
+constexpr std::size_t kStartedBytes = std::size_t{1} << 20;
 
 // Long runs cut into pieces, at multiples of a piece in the file.
 std::vector<FileRun> pieces_of(const TensorRecord& tensor, std::int64_t begin) {
@@ -32,6 +33,12 @@ std::vector<FileRun> pieces_of(const TensorRecord& tensor, std::int64_t begin) {
     pieces.push_back(run);
   }
   return pieces;
+}
+
+std::size_t bytes_of(std::span<const FileRun> pieces) {
+  std::size_t bytes = 0;
+  for (const auto& piece : pieces) bytes += piece.bytes;
+  return bytes;
 }
 
 // Calls `visit(parts)` for each stretch of the file, `parts` its pieces in memory.
@@ -93,6 +100,11 @@ void write_owned(const std::filesystem::path& path, std::span<const std::int64_t
         parts.clear();
         for (const auto& run : stretch) parts.push_back({run.data, run.bytes});
         file.write_at(stretch.front().offset, parts);
+        // Storage is busy from now on, not only in the sync. Pages that ranks share would be
+        // written several times.
+        if (const auto bytes = bytes_of(stretch); bytes >= kStartedBytes) {
+          file.start_writeback(stretch.front().offset, static_cast<std::int64_t>(bytes));
+        }
       });
     } catch (const Error& error) {
       throw fail(error.code(), "writing {}: {}", tensor.name, error.what());
@@ -111,8 +123,7 @@ void verify_owned(const std::filesystem::path& path, std::span<const std::int64_
     const auto end = pieces.back().offset + static_cast<std::int64_t>(pieces.back().bytes);
     file.drop_cached(pieces.front().offset, end - pieces.front().offset);
     for_stretches(pieces, between, [&](std::span<const FileRun> stretch) {
-      std::size_t bytes = 0;
-      for (const auto& run : stretch) bytes += run.bytes;
+      const auto bytes = bytes_of(stretch);
       back.resize(bytes);
       const auto got = file.read_at(stretch.front().offset, back.data(), bytes);
       std::size_t at = 0;

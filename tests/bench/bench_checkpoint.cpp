@@ -99,6 +99,11 @@ class Bench {
   }
 
  private:
+  static io::CheckpointInfo info(std::int64_t step) {
+    io::CheckpointInfo info;
+    info.step = step;
+    return info;
+  }
   double slowest(double seconds) {
     return comm::all_reduce(*group_, seconds, comm::ReduceOp::kMax);
   }
@@ -128,8 +133,7 @@ class Bench {
     if (rank_ == 0) fs::remove_all(directory_ / "blocking");
     group_->barrier();
     const auto begin = Clock::now();
-    saved_ =
-        io::save_checkpoint(world_, directory_ / "blocking", {.step = 1, .deck = "\n"}, records_);
+    saved_ = io::save_checkpoint(world_, directory_ / "blocking", info(1), records_);
     return slowest(since(begin));
   }
 
@@ -155,7 +159,7 @@ class Bench {
 
   io::SaveReport async_save(io::CheckpointSaver& saver, std::int64_t step) {
     group_->barrier();
-    saver.start({.step = step, .deck = "\n"}, records_);
+    saver.start(info(step), records_);
     while (true) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));  // a step of training
       if (auto report = saver.poll()) {
