@@ -94,7 +94,7 @@ void check_table(std::string_view table, const Message& model) {
   if (strings.back() != '\0') model.refuse("its normalization strings do not end");
   for (std::size_t i = 0; i < units.size(); ++i) {
     const auto unit = units[i];
-    if ((unit & kLeaf) != 0) continue;
+    if (i > 0 && (unit & kLeaf) != 0) continue;  // the root is followed whatever it says
     const auto block = i ^ ((unit >> 10) << ((unit & kFar) != 0 ? 8 : 0));
     if ((block | 0xFF) >= units.size()) model.refuse("its normalization table leads outside");
     if ((unit & kEndsKey) != 0 && (units[block] & ~kLeaf) >= strings.size()) {
