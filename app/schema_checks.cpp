@@ -301,12 +301,12 @@ void cross_check(const Deck& deck, io::DeckReader& reader, Purpose purpose, int 
   check_training(deck, reader);
   check_sizes(deck, reader);
   check_data(deck, reader, purpose);
+  check_overrides(deck, reader);
   if (reader.sound({"checkpoint.hints"})) {
     if (const auto problem = hints_problem(deck.checkpoint.hints); !problem.empty()) {
       reader.refuse("checkpoint.hints", problem);
     }
   }
-  check_overrides(deck, reader);
 }
 
 }  // namespace pg::app

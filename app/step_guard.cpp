@@ -10,16 +10,17 @@
 
 namespace pg::app {
 
-std::string StepGuard::judge(double loss, double aux_loss, double grad_norm) {
-  std::string reason;
+std::string StepGuard::verdict(double loss, double aux_loss, double grad_norm) const {
   if (!std::isfinite(loss) || !std::isfinite(aux_loss) || !std::isfinite(grad_norm)) {
-    reason = kNotFinite;
-    ++not_finite_;
-  } else if (loss > limit()) {
-    reason = kSpike;
-    ++spikes_;
+    return kNotFinite;
   }
+  return loss > limit() ? kSpike : "";
+}
+
+std::string StepGuard::judge(double loss, double aux_loss, double grad_norm) {
+  auto reason = verdict(loss, aux_loss, grad_norm);
   if (!reason.empty()) {
+    ++(reason == kSpike ? spikes_ : not_finite_);
     ++in_a_row_;
     return reason;
   }

@@ -27,8 +27,9 @@ class StepGuard {
   // 0 sigmas: no spike rule.
   StepGuard(double spike_sigma, std::int64_t max_skips) : sigma_(spike_sigma), max_(max_skips) {}
 
-  // Why a step with these numbers gets no update (kNotFinite, kSpike); empty: it gets one. Counts
-  // it.
+  // Why a step with these numbers gets no update (kNotFinite, kSpike); empty: it gets one.
+  std::string verdict(double loss, double aux_loss, double grad_norm) const;
+  // The same of the step that has just been computed, which it counts.
   std::string judge(double loss, double aux_loss, double grad_norm);
   // train.max_skips steps in a row have got none.
   bool given_up() const { return in_a_row_ >= max_; }

@@ -22,11 +22,11 @@ constexpr std::size_t kRecent = 32;
 
 }  // namespace
 
-Stop::Stop(const Deck& deck, comm::Group& world, std::filesystem::path output,
+Stop::Stop(const Deck& deck, comm::Group& world, const std::filesystem::path& output,
            std::chrono::steady_clock::time_point started, Say say)
     : stop_after_(deck.run.stop_after),
       world_(world),
-      file_(std::move(output) / "stop"),
+      file_(output / "stop"),
       say_(std::move(say)),
       time_(world.rank() == 0 ? TimeLeft(deck.run.wall_limit, started, say_) : TimeLeft()) {
   if (world.rank() == 0 && take_stop_file()) {

@@ -29,7 +29,7 @@ class Stop {
   // Collective, once run.output is known to be this run's. `started`: when the program did, from
   // which run.wall_limit counts. A stop file that lies there already is removed, which rank 0 says:
   // a start is a newer wish than the file. One made from here on is obeyed.
-  Stop(const Deck& deck, comm::Group& world, std::filesystem::path output,
+  Stop(const Deck& deck, comm::Group& world, const std::filesystem::path& output,
        std::chrono::steady_clock::time_point started, Say say);
 
   // Collective, before the first step and after each one. Empty: go on; else why not, the same on

@@ -48,18 +48,15 @@ Stragglers::Stragglers(double factor, comm::ProcessGrid& grid) : factor_(factor)
 }
 
 void Stragglers::add(double own_s) {
-  if (std::exchange(first_, false)) return;
-  sum_ += own_s;
-  ++steps_;
+  if (std::exchange(first_, false) || factor_ <= 0) return;
+  own_s_.push_back(own_s);
 }
 
 std::vector<Straggler> Stragglers::found() {
-  if (factor_ <= 0 || steps_ == 0) return {};
-  double mean = sum_ / static_cast<double>(steps_);
-  sum_ = 0;
-  steps_ = 0;
+  if (factor_ <= 0 || own_s_.size() < kLeastSteps) return {};
+  double mine = median(std::exchange(own_s_, {}));
   std::vector<double> own(hosts_.size());
-  grid_.world().all_gather({&mean, 1, DType::kF64}, {own.data(), own.size(), DType::kF64}).wait();
+  grid_.world().all_gather({&mine, 1, DType::kF64}, {own.data(), own.size(), DType::kF64}).wait();
   auto found = find_stragglers(own, stages_, factor_);
   for (auto& straggler : found) straggler.host = hosts_[static_cast<std::size_t>(straggler.rank)];
   return found;

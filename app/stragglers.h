@@ -1,6 +1,7 @@
 // Ranks that keep the others waiting. A rank's own work of a step is the wall time of the step less
 // what it waited for others (comm/activity.h). Ranks of one pipeline stage do the same work; one
-// that takes much longer than their median is named.
+// that takes much longer than their median is named. What counts of a rank is the median over its
+// steps: a rank that was held up once is no straggler.
 //
 // Wall time, not the processor's: a rank that another program keeps from its core, that waits for
 // its disk or whose node was throttled is what is looked for, and the processor's clock sees none
@@ -40,8 +41,10 @@ class Stragglers {
 
   // Own seconds of one step. The first step does not count: it touches memory for the first time.
   void add(double own_s);
-  // Collective. Those of the mean over the steps since the last call, the same on every rank.
+  // Collective. Those of the steps since the last ones that were judged, the same on every rank;
+  // fewer than kLeastSteps steps are judged together with those that come.
   std::vector<Straggler> found();
+  static constexpr std::size_t kLeastSteps = 3;
 
  private:
   double factor_;
@@ -49,8 +52,7 @@ class Stragglers {
   std::vector<std::string> hosts_;
   std::vector<int> stages_;
   bool first_ = true;
-  double sum_ = 0;
-  std::int64_t steps_ = 0;
+  std::vector<double> own_s_;  // by step
 };
 
 // "rank 2 (n1) is slow: 0.130 s of own work a step, 3.2 times the median of its stage's ranks".

@@ -11,7 +11,7 @@ namespace pg::app {
 
 namespace {
 
-constexpr std::chrono::seconds kFirstPatience(5), kAskEvery(60), kGiveUp(30);
+constexpr std::chrono::seconds kFirstPatience(5), kGiveUp(30);
 constexpr double kDay = 86400;
 
 std::optional<std::int64_t> number(std::string_view text) {
@@ -77,7 +77,9 @@ std::optional<double> parse_time_left(std::string_view text) {
   return days * kDay + seconds;
 }
 
-TimeLeft::TimeLeft(std::int64_t wall_limit, Clock::time_point started, Say say) {
+TimeLeft::TimeLeft(std::int64_t wall_limit, Clock::time_point started, const Say& say,
+                   Clock::duration ask_every)
+    : ask_every_(ask_every) {
   if (wall_limit > 0) {
     end_ = started + std::chrono::seconds(wall_limit);
     source_ = fmt::format("run.wall_limit = {}", wall_limit);
@@ -129,7 +131,7 @@ std::optional<double> TimeLeft::seconds() {
     } else if (now - asked_ > kGiveUp) {
       question_.reset();
     }
-  } else if (!job_.empty() && now - asked_ > kAskEvery) {
+  } else if (!job_.empty() && now - asked_ > ask_every_) {
     ask();
   }
   if (end_ == Clock::time_point::max()) return std::nullopt;

@@ -26,8 +26,10 @@ class TimeLeft {
   using Clock = std::chrono::steady_clock;
 
   TimeLeft() = default;  // no limit
-  // `wall_limit` seconds from `started`; 0: what the batch system says, if this is a job of one.
-  TimeLeft(std::int64_t wall_limit, Clock::time_point started, Say say);
+  // `wall_limit` seconds from `started`; 0: what the batch system says, if this is a job of one,
+  // asked again after each `ask_every`.
+  TimeLeft(std::int64_t wall_limit, Clock::time_point started, const Say& say,
+           Clock::duration ask_every = std::chrono::minutes(1));
 
   // Nothing: no limit, or none that is known. Asks again now and then.
   std::optional<double> seconds();
@@ -46,6 +48,7 @@ class TimeLeft {
   std::string source_, job_;
   std::unique_ptr<BackgroundCommand> question_;
   Clock::time_point asked_;
+  Clock::duration ask_every_{};
 };
 
 }  // namespace pg::app

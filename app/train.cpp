@@ -87,12 +87,13 @@ class Run {
     // 1. A folder that is no other job's, and holds no other run; what to resume.
     try {
       lock_folder();
+      start_watchdog();
+      const comm::ProfileRange range("looking for a checkpoint");
       resume_from_ = find_resume(deck_, world(), folder_, say_);
     } catch (const Error& error) {
       folder_is_ours_ = error.code() != ExitCode::kDeck;
       throw;
     }
-    start_watchdog();
     stop_.emplace(deck_, world(), folder_.path(), launch_.started, say_);
     // 2. Memory, data, model; that this processor has the precision's products, it shows at once.
     Trainer trainer(deck_, grid_);

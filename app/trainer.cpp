@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "app/lr_schedule.h"
 #include "app/parallel_plan.h"
@@ -118,19 +119,12 @@ void Trainer::load_batch(BatchLoader& loader, std::int64_t first, std::int64_t c
   comm::together(grid_.world(), [&] { loader.load(first, count); });
 }
 
-StepResult Trainer::step() {
-  const auto begin = Clock::now();
-  StepResult result;
-  result.step = completed_ + 1;
-  grid_.traffic().reset();
-
-  comm::note_step(result.step);
-  const comm::ProfileRange whole("step", result.step);
-
+// The loss and the gradients of the global batch that begins with this sample.
+void Trainer::forward_backward(StepResult& result, std::int64_t first_sample) {
   // 1. The step's samples, and the number of tokens that its loss is a mean over.
   const auto batch = deck_.train.global_batch;
-  load_batch(*train_loader_, next_sample_, batch);
-  result.tokens = train_loader_->counted_tokens(next_sample_, batch);
+  load_batch(*train_loader_, first_sample, batch);
+  result.tokens = train_loader_->counted_tokens(first_sample, batch);
   require_tokens(result.tokens, fmt::format("step {}", result.step), deck_.data.train);
   const double loss_scale = 1.0 / static_cast<double>(result.tokens);
 
@@ -146,18 +140,30 @@ StepResult Trainer::step() {
     reducer_.finish();
   }
 
-  // 3. The step's loss and gradient norm, the same on every rank, and whether it gets an update.
-  result.loss = sum_over_batch(loss_sum * loss_factor_) * loss_scale;
+  // 3. The step's loss and gradient norm, the same on every rank.
+  result.loss = sum_over_batch(loss_sum * std::exchange(loss_factor_, 1)) * loss_scale;
   result.moe = balance_.add_up(pipeline_.counters());
   result.aux_loss = auxiliary_loss(result.moe);
-  result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
   agree(result, optimizer_.grad_norm());
-  // Copies as this step has used them: an update would spread what is wrong in one to others.
+}
+
+StepResult Trainer::step() {
+  const auto begin = Clock::now();
+  StepResult result;
+  result.step = completed_ + 1;
+  grid_.traffic().reset();
+  comm::note_step(result.step);
+  const comm::ProfileRange whole("step", result.step);
+  forward_backward(result, next_sample_);
+  result.lr = learning_rate(deck_.schedule, deck_.optimizer.lr, deck_.train.steps, result.step);
+
+  // 4. Whether it gets an update. Copies are compared as the step has used them: an update would
+  // spread what is wrong in one to others.
   const auto check = deck_.run.replica_check;
   if (check > 0 && result.step % check == 0) check_copies(result);
   guard_step(result);
 
-  // 4. The update, each replica's share of it, and the new weights back to all.
+  // 5. The update, each replica's share of it, and the new weights back to all.
   if (result.skipped.empty()) {
     const comm::ProfileRange update("update");
     optimizer_.update(result.step - guard_.skipped(), result.lr, result.grad_norm);
@@ -165,7 +171,7 @@ StepResult Trainer::step() {
     balance_.update(result.moe);
   }
   completed_ = result.step;
-  next_sample_ += batch;
+  next_sample_ += deck_.train.global_batch;
   result.traffic = grid_.traffic().rows();
   result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return result;
@@ -182,27 +188,34 @@ void Trainer::agree(StepResult& result, const model::GradNorm& grads) {
   result.grad_norm = std::isfinite(worst[3]) ? worst[2] : worst[3];
 }
 
+// All of it is the same on every rank: where one throws, all do.
 void Trainer::guard_step(StepResult& result) {
-  const double limit = guard_.limit();
+  const auto words = [limit = guard_.limit()](const StepResult& r, const std::string& reason) {
+    return reason == StepGuard::kSpike
+               ? fmt::format("loss {} is a spike above {} (gradient norm {})", r.loss, limit,
+                             r.grad_norm)
+               : fmt::format("loss {} and gradient norm {} are not both finite", r.loss,
+                             r.grad_norm);
+  };
   result.skipped = guard_.judge(result.loss, result.aux_loss, result.grad_norm);
   if (result.skipped.empty()) return;
-  const bool last = result.step == deck_.train.steps && !std::isfinite(result.loss);
-  if (!guard_.given_up() && !last) return;
-  // All of it is the same on every rank: all of them come here.
-  const auto what = result.skipped == StepGuard::kSpike
-                        ? fmt::format("loss {} is a spike above {} (gradient norm {})", result.loss,
-                                      limit, result.grad_norm)
-                        : fmt::format("loss {} and gradient norm {} are not both finite",
-                                      result.loss, result.grad_norm);
-  throw Error(
-      ExitCode::kNumerical,
-      fmt::format("step {}: {}; {}", result.step, what,
-                  guard_.given_up()
-                      ? fmt::format("{} steps in a row got no update (train.max_skips = "
-                                    "{}), {} in all",
-                                    guard_.in_a_row(), deck_.train.max_skips, guard_.skipped())
-                      : "such weights cannot end a run"),
-      grid_.world().size());
+  auto what = fmt::format("step {}: {}", result.step, words(result, result.skipped));
+  if (guard_.given_up()) {
+    what += fmt::format("; {} steps in a row got no update (train.max_skips = {}), {} in all",
+                        guard_.in_a_row(), deck_.train.max_skips, guard_.skipped());
+    throw Error(ExitCode::kNumerical, what, grid_.world().size());
+  }
+  if (result.step != deck_.train.steps) return;
+  // No later step will tell whether the batch was to blame, or the weights that end the run.
+  StepResult next;
+  next.step = result.step;
+  forward_backward(next, next_sample_ + deck_.train.global_batch);
+  const auto again = guard_.verdict(next.loss, next.aux_loss, next.grad_norm);
+  if (again.empty()) return;
+  throw Error(ExitCode::kNumerical,
+              fmt::format("{}; of the samples after it too, {}: such weights do not end a run",
+                          what, words(next, again)),
+              grid_.world().size());
 }
 
 void Trainer::check_copies(StepResult& result) {

@@ -46,8 +46,9 @@ class Trainer {
 
   // One step: an update, unless the guard skips it, which leaves weights, moments and router biases
   // as they were; number, data and learning rate go on either way. Error(kNumerical) on all ranks,
-  // the weights as before: when train.max_skips are skipped in a row, when the last step's loss is
-  // not finite, so that no such weights count as trained, and when copies of weights differ.
+  // the weights as before: when train.max_skips are skipped in a row; when the last step is, and
+  // the samples after it are no better, so that such weights do not count as trained; and when
+  // copies of weights differ.
   StepResult step();
   // Validation loss over the first eval_batches global batches of data.valid (fewer when it is
   // short), in file order. Needs has_validation().
@@ -79,7 +80,7 @@ class Trainer {
   const io::TokenFile& train_file() const { return train_file_; }
   // Activation memory used so far.
   std::int64_t arena_high_water() const { return pipeline_.high_water(); }
-  // Of the negative controls, between steps.
+  // Of the negative controls, between steps. What it makes of gradients and losses is of one step.
   void set_sabotage(const model::Sabotage& sabotage) {
     loss_factor_ = sabotage.loss_factor;
     reducer_.sabotage() = sabotage;
@@ -90,6 +91,7 @@ class Trainer {
  private:
   double sum_over_batch(double loss_sum);
   double auxiliary_loss(const model::MoeReport& moe) const;
+  void forward_backward(StepResult& result, std::int64_t first_sample);
   void agree(StepResult& result, const model::GradNorm& grads);
   void guard_step(StepResult& result);
   void check_copies(StepResult& result);

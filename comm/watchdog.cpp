@@ -38,6 +38,9 @@ double beat_seconds(double limit) {
   return std::clamp(limit / 10, 0.2, 10.0);
 }
 
+// On a machine with more to do than cores a thread may come late by this much.
+constexpr double kLeastSilence = 2;  // s
+
 std::optional<std::string> read_all(const fs::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (fd < 0) return {};
@@ -62,7 +65,7 @@ class Watchdog::Monitor {
         folder_(options_.run_output / ".watchdog"),
         rank_(job_ranks[static_cast<std::size_t>(me)]),
         beat_s_(beat_seconds(options_.limit_s)),
-        silent_s_(std::max(options_.limit_s / 2, 3 * beat_s_)) {
+        silent_s_(std::max({options_.limit_s / 2, 3 * beat_s_, kLeastSilence})) {
     for (const int rank : job_ranks) seen_.emplace_back().view.rank = rank;
   }
   Monitor(const Monitor&) = delete;

@@ -76,6 +76,12 @@ void read_slabs(const RawFile& file, std::span<const TensorRecord> tensors,
 
 }  // namespace
 
+void read_state(const fs::path& path, std::span<const TensorRecord> tensors) {
+  LoadReport report;
+  const auto offsets = offsets_in(path, tensors);
+  read_slabs(RawFile::open_unfollowed(path, ExitCode::kCheckpoint), tensors, offsets, report);
+}
+
 LoadReport load_checkpoint(const comm::Communicator& world, const fs::path& entry,
                            std::span<const TensorRecord> tensors) {
   const auto group = world.size() == 1 ? comm::make_self_group("checkpoint")

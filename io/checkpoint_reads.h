@@ -21,9 +21,11 @@ inline constexpr std::int64_t kBridgedShare = 4;
 
 struct ReadLimits {
   std::int64_t read_bytes = std::int64_t{16} << 20;  // of one read, and of staging memory
-  // Bytes between two runs that one read may skip over: what storage delivers in the time that a
-  // further request takes (0.1 ms at 1 GB/s gives 100 KB; in the page cache a few KB).
-  std::int64_t bridge_bytes = std::int64_t{64} << 10;
+  // Bytes between two runs that one read may skip over: what is copied from the page cache, where
+  // verifying has put the file, in the time of one more system call. (With 64 KiB the quarter
+  // columns of 4 ranks read 4 times their bytes, and took 7 times as long as rows.) Storage itself
+  // is read ahead by the system, across gaps.
+  std::int64_t bridge_bytes = std::int64_t{4} << 10;
   std::int64_t direct_bytes = std::int64_t{4} << 20;  // runs from here on are read in place
 };
 

@@ -79,6 +79,9 @@ std::vector<comm::TensorRecord> list_state(const std::filesystem::path& path);
 void compare_tensors(const std::filesystem::path& path, std::span<const comm::TensorRecord> stored,
                      std::span<const comm::TensorRecord> wanted);
 
+// Serial, this process alone: fills the slabs. The list is exactly the file's. Error(kCheckpoint).
+void read_state(const std::filesystem::path& path, std::span<const comm::TensorRecord> tensors);
+
 // At least the size of the file that make_layout plans, within the bounds of checkpoint_bytes.
 std::int64_t state_bytes(std::span<const comm::TensorRecord> tensors,
                          std::int64_t alignment = kAlignment);

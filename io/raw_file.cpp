@@ -11,6 +11,8 @@
 #include <cstring>
 #include <utility>
 
+#include "comm/activity.h"
+
 namespace pg::io {
 
 namespace fs = std::filesystem;
@@ -94,6 +96,7 @@ std::int64_t RawFile::size() const {
 }
 
 std::size_t RawFile::read_at(std::int64_t offset, void* data, std::size_t bytes) const {
+  const comm::FileOperation mark("reading", path_.native());
   std::size_t done = 0;
   while (done < bytes) {
     const auto got = ::pread(fd_, static_cast<char*>(data) + done, bytes - done,
@@ -125,6 +128,7 @@ bool write_all(const void* data, std::size_t bytes, const WriteSome& write_some)
 }  // namespace
 
 void RawFile::append(const void* data, std::size_t bytes) {
+  const comm::FileOperation mark("writing", path_.native());
   const auto some = [&](const char* from, std::size_t size, std::size_t) {
     return ::write(fd_, from, size);
   };
@@ -132,6 +136,7 @@ void RawFile::append(const void* data, std::size_t bytes) {
 }
 
 void RawFile::write_at(std::int64_t offset, const void* data, std::size_t bytes) {
+  const comm::FileOperation mark("writing", path_.native());
   const auto some = [&](const char* from, std::size_t size, std::size_t done) {
     return ::pwrite(fd_, from, size, static_cast<off_t>(offset + static_cast<std::int64_t>(done)));
   };
@@ -178,6 +183,7 @@ void RawFile::resize(std::int64_t bytes) {
 }
 
 void RawFile::sync() {
+  const comm::FileOperation mark("fsync of", path_.native());
   if (::fsync(fd_) != 0) throw failed("fsync");
 }
 

@@ -6,9 +6,10 @@
 //   /tokenizer   [b]    uint8: the SentencePiece model's bytes; empty for byte tokens
 //   attributes of /: format, version, vocab, tokens_digest, documents_digest, tokenizer_digest
 //   (XXH3-128, hex), source (what the text was)
-// All are little-endian and contiguous, so that a sample is one read at a known place: HDF5 is
-// closed again once the structure is checked. Every rank opens the file by itself; no MPI. Errors
-// of reading are Error(kData) naming file and offset, errors of writing Error(kSave).
+// In HDF5's newer encoding (libver latest), whose metadata carries checksums: io/hdf5_guard.h says
+// what passes. All are little-endian and contiguous, so that a sample is one read at a known place:
+// HDF5 is closed again once the structure is checked. Every rank opens the file by itself; no MPI.
+// Errors of reading are Error(kData) naming file and offset, errors of writing Error(kSave).
 #pragma once
 
 #include <cstdint>

@@ -40,6 +40,7 @@ void load_model(Processor& processor, const std::string& model, const std::strin
 }  // namespace
 
 struct Tokenizer::Impl {
+  std::string name;  // for messages
   std::string stored;
   bool bytes = false;
   bool lossless = true;
@@ -75,7 +76,11 @@ struct Tokenizer::Impl {
     if (text.empty()) return;
     thread_local std::vector<int> found;
     const auto status = processor.Encode(text, &found);
-    if (!status.ok()) throw fail(ExitCode::kBug, "SentencePiece: {}", status.ToString());
+    // Pieces that contradict one another are found only here.
+    if (!status.ok()) {
+      throw fail(ExitCode::kData, "{}: its SentencePiece model cannot encode a text: {}", name,
+                 status.ToString());
+    }
     ids.insert(ids.end(), found.begin(), found.end());
   }
 
@@ -94,6 +99,7 @@ struct Tokenizer::Impl {
 Tokenizer::Tokenizer(const std::string& stored, const std::string& name)
     : impl_(std::make_unique<Impl>()) {
   auto& self = *impl_;
+  self.name = name;
   self.stored = stored;
   self.bytes = stored == "bytes";
   if (self.bytes) {

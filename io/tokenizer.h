@@ -31,9 +31,9 @@ class Tokenizer {
   // decode(encode(x)) == x for well-formed text. False for models that normalise or have <unk>.
   bool lossless() const;
 
-  // Appends the ids of `text` to `ids`. Safe to call from many threads. Encoding a text piece by
-  // piece gives the ids of the whole when pieces end as TextReader's do. `starts_document`: models
-  // made with a dummy prefix get it there.
+  // Appends the ids of `text` to `ids`. Error(kData) when the model contradicts itself. Safe to
+  // call from many threads. Encoding a text piece by piece gives the ids of the whole when pieces
+  // end as TextReader's do. `starts_document`: models made with a dummy prefix get it there.
   void encode(std::string_view text, bool starts_document, std::vector<std::int32_t>& ids) const;
   // The bytes of `ids`. Control ids have none; an id outside the vocabulary gives U+FFFD (a model's
   // logits may be wider than its tokenizer).

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "comm/activity.h"
 #include "comm/random.h"
 #include "model/kernels/cpu/dispatch.h"
 
@@ -210,6 +211,7 @@ void ParamStore::initialise(std::int64_t seed) {
   for (std::size_t id = 0; id < table().size(); ++id) {
     const auto kept = layout_.kept(id);
     if (kept.elements() == 0) continue;
+    comm::note_progress();
     const auto& spec = table()[id];
     const auto key = comm::random_key(static_cast<std::uint64_t>(seed), "init/" + spec.name);
     const auto exact = kept_exact(id), rounded = kept_rounded(id);

@@ -21,15 +21,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 modules='a C++20 compiler (gcc >= 12 or clang >= 15), make, CMake >= 3.25, Ninja, pkg-config, MPI,
   parallel HDF5 >= 1.10, oneDNN >= 2.6, zlib, toml++ >= 3, CLI11 >= 2, fmt >= 9,
-<<<<<<< HEAD
   nlohmann-json, SentencePiece, xxHash; for the tests GoogleTest and, for those of
   the job scripts, Slurm and munge; for the quickstart some text of
-  your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck'
-=======
-  nlohmann-json, SentencePiece, xxHash; for the tests GoogleTest; for the quickstart some text of
   your own (TEXT=...); for the lint clang-format 14, clang-tidy 16 and shellcheck; for
   the fuzz targets clang 16 with its runtime libraries'
->>>>>>> main
 
 if [[ ${PG_DEPS:-} == none ]]; then
   step packages "not touched (PG_DEPS=none); CMake finds them or says what is missing"

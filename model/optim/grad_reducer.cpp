@@ -47,7 +47,7 @@ void GradReducer::begin(std::int64_t place) {
 }
 
 // Of the negative controls.
-void GradReducer::poison(std::int64_t place) {
+void GradReducer::poison(std::int64_t place, bool last) {
   for (const auto id : params_.layout().params_of(place)) {
     if (params_.table()[id].name != sabotage_.poisoned_gradient) continue;
     const auto grad = params_.grad(id);
@@ -59,11 +59,13 @@ void GradReducer::poison(std::int64_t place) {
       auto value = static_cast<float>(sabotage_.poison);
       kernels_.copy(first, TensorView(&value, DType::kF32, {1}));
     }
+    if (last) sabotage_.poisoned_gradient.clear();
+    return;
   }
 }
 
 void GradReducer::done(std::int64_t place, bool last) {
-  if (!sabotage_.poisoned_gradient.empty()) poison(place);
+  if (!sabotage_.poisoned_gradient.empty()) poison(place, last);
   if (params_.scatters_grads()) {
     const int slot = params_.layout().slot_of(place);
     PG_ASSERT(params_.grads_in_slot(slot) == place, "place {} has no gradients", place);

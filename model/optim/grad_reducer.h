@@ -41,7 +41,7 @@ class GradReducer {
   Sabotage& sabotage() { return sabotage_; }
 
  private:
-  void poison(std::int64_t place);
+  void poison(std::int64_t place, bool last);
   void launch(std::int64_t place);
   void settle_oldest();
   void sum_over(comm::Group& group, std::span<const TensorView> parts);

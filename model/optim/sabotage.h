@@ -14,9 +14,9 @@ struct Sabotage {
   bool drop_kv_copy = false;          // KV heads that several ranks hold
   bool drop_tied_sum = false;         // a tied embedding's two stages
   bool sum_experts_over_all = false;  // experts over the replicas of the dense parameters
-  // What this rank's backward leaves as the first element of its part of this gradient, before any
-  // sum; empty: nothing. And what this rank's loss is multiplied by.
-  std::string poisoned_gradient;
+  // Of one step: what this rank's backward leaves as the first element of its part of this
+  // gradient, before any sum (empty: nothing), and what its loss is multiplied by.
+  std::string poisoned_gradient = {};
   double poison = 0;
   double loss_factor = 1;
   // Parts of sequences (ContextParallel).

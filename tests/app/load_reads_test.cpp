@@ -87,8 +87,8 @@ void check(const MatrixCase& grid_case, const fs::path& entry) {
   const io::ReadLimits exact{.bridge_bytes = 0};
   EXPECT_EQ(plan(records, offsets, exact).bytes, held.bytes);
   EXPECT_EQ(plan(records, offsets, exact).reads, held.pieces);
-  // With bridges of at most 64 bytes, which are to these tensors what 64 KiB are to real ones: a
-  // bridge makes one read of two, so that the bytes of nobody are at most 64 for each read saved.
+  // With bridges of at most 64 bytes, since these tensors are small: a bridge makes one read of
+  // two, so that the bytes of nobody are at most 64 for each read saved.
   const io::ReadLimits scaled{.bridge_bytes = 64};
   const auto bridged = plan(records, offsets, scaled);
   EXPECT_LE(bridged.reads, held.pieces);
@@ -104,7 +104,7 @@ void check(const MatrixCase& grid_case, const fs::path& entry) {
   if (root()) {
     fmt::print(
         "    {:<46} holds {:>7} bytes in {:>5} pieces; bridges of 64: {:>5.3f} times in "
-        "{:>4} reads; of 64 KiB: {:>5.3f} in {:>4}\n",
+        "{:>4} reads; of 4 KiB: {:>5.3f} in {:>4}\n",
         grid_case.name(), held.bytes, held.pieces,
         static_cast<double>(bridged.bytes) / static_cast<double>(held.bytes), bridged.reads,
         static_cast<double>(report.bytes) / static_cast<double>(held.bytes), report.reads);

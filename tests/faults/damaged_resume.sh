@@ -94,7 +94,7 @@ expect 0 'done at step 6' train
 losses >expected
 mv run reference
 what="a run that stops"
-expect 75 'stopped .* at step 4 of 6' train run.stop_after=4
+expect 75 'saved run/checkpoints/step-000000004' train run.stop_after=4
 mv run stopped
 
 what="nothing is damaged"

@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
 # One rank gets SIGKILL in each phase of a save. Whatever the moment, what a resume takes is complete:
 # the step before, or the new one once it has its name; and saving goes on in that folder.
-#   killed_save.sh PROBE FOLDER RANKS MPIEXEC...
+#   killed_save.sh PROBE FOLDER START RANKS MPIEXEC...
+# Blocking and asynchronous saves take turns; START 0 or 1 says which begin.
 set -Eeuo pipefail
-probe=$1 folder=$2 ranks=$3
-shift 3
+probe=$1 folder=$2 turn=$3 ranks=$4
+shift 4
 launch=("$@" "$ranks")
 
 rm -rf "$folder" && mkdir -p "$folder" && cd "$folder"
 
-# Each phase with the step that is then the newest; step 2 is there before, step 3 is saved.
-phases=(layout=2 data=2 data:9 sync=2 digest=2 publish=2 published=3 unpruned=3)
-
-# try PHASE RANK EXPECTED, in a folder of its own; several run at once, since most wait for mpirun
+# PHASE/RANK=STEP: who dies when step 3 is saved, and which step is then the newest. Rank 0 makes
+# the file, gives it its name and prunes step 1; the others only write. (Were it another rank at
+# "publish", rank 0 might or might not come to it.)
+kills=(layout/0=2 layout/1=2 data/1=2 data:9/0=2 sync/1=2 digest/0=2 digest/1=2 publish/0=2
+  published/0=3 prune/0=3 pruned/0=3)
+# try PHASE RANK EXPECTED HOW, in a folder of its own; several run at once, since most wait for mpirun
 # to notice.
 try() {
-  local phase=$1 rank=$2 expected=$3 status=0 where=$1.$2
+  local phase=$1 rank=$2 expected=$3 how=$4 status=0 where=$1.$2.$4
   {
-    for step in 1 2; do "${launch[@]}" "$probe" "$where" save "$step"; done
-    "${launch[@]}" "$probe" "$where" die 3 "$rank" "$phase" || status=$?
+    cp -r before "$where"
+    "${launch[@]}" "$probe" "$where" die 3 "$rank" "$phase" "$how" || status=$?
     # 137: SIGKILL. A phase that never comes would end with 0.
     ((status == 137)) || { echo "it ended with $status"; return 1; }
     "$probe" "$where" newest "$expected" || { echo "the newest is not step $expected"; return 1; }
@@ -30,6 +33,9 @@ try() {
   } >"$where.log" 2>&1
 }
 
+for step in 1 2; do "${launch[@]}" "$probe" before save "$step" >/dev/null; done
+
+hows=(blocking async)
 failed=0 pids=() names=()
 finish() {
   local i
@@ -44,14 +50,11 @@ finish() {
   done
   pids=() names=()
 }
-turn=0
-for entry in "${phases[@]}"; do
-  phase=${entry%=*} expected=${entry#*=}
-  [[ $entry == *=* ]] || expected=2
-  # Rank 0 makes the file and the names, the others only write: they take turns.
-  rank=$((turn++ % ranks))
-  try "$phase" "$rank" "$expected" &
-  pids+=($!) names+=("$phase.$rank")
+for entry in "${kills[@]}"; do
+  phase=${entry%%/*} rank=${entry#*/}
+  how=${hows[turn++ % 2]}
+  try "$phase" "${rank%=*}" "${entry#*=}" "$how" &
+  pids+=($!) names+=("$phase.${rank%=*}.$how")
   if ((${#pids[@]} == 4)); then finish; fi
 done
 finish

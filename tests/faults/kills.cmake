@@ -5,11 +5,15 @@ target_include_directories(killed_save_probe PRIVATE ${CMAKE_SOURCE_DIR})
 target_link_libraries(killed_save_probe PRIVATE pentagrid_core pg_no_gpu GTest::gtest)
 target_compile_definitions(killed_save_probe PRIVATE PG_BINARY_DIR="${CMAKE_BINARY_DIR}")
 set_target_properties(killed_save_probe PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-add_test(NAME faults.killed_in_each_phase_of_a_save@2 COMMAND bash
-  ${CMAKE_CURRENT_LIST_DIR}/killed_save.sh $<TARGET_FILE:killed_save_probe>
-  ${CMAKE_BINARY_DIR}/tests/scratch/killed_save 2 ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG})
-set_tests_properties(faults.killed_in_each_phase_of_a_save@2 PROPERTIES TIMEOUT 240 LABELS np2
-  PROCESSORS 2 ENVIRONMENT "${pg_test_environment}")
+foreach(turn 0 1)
+  set(test faults.killed_in_each_phase_of_a_save.${turn}@2)
+  add_test(NAME ${test} COMMAND bash ${CMAKE_CURRENT_LIST_DIR}/killed_save.sh
+    $<TARGET_FILE:killed_save_probe> ${CMAKE_BINARY_DIR}/tests/scratch/killed_save_${turn} ${turn}
+    2 ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG})
+  set_tests_properties(${test} PROPERTIES TIMEOUT 240 LABELS np2 PROCESSORS 2
+    ENVIRONMENT "${pg_test_environment}")
+endforeach()
+set_property(TEST faults.killed_in_each_phase_of_a_save.1@2 APPEND PROPERTY LABELS full)
 
 # pg_soak(NAME KILLS INSIDE SEED SABOTAGE)
 function(pg_soak name kills inside seed sabotage)

@@ -201,17 +201,17 @@ TEST(NumericalCopies, copies_stay_equal_on_every_kind_of_grid) {
   cases.push_back(with_tensor(with_context(shared, 2, ContextMethod::kRing), 2, false));
   cases.push_back(with_stages(with_experts(capacity, 2), 2, ScheduleKind::k1F1B));
   cases.push_back(with_stages(with_tensor(capacity, 2, false), 2, ScheduleKind::kGPipe));
-  for (const auto& on : cases) {
-    for (const auto type : {DType::kF32, DType::kBF16}) {
-      SCOPED_TRACE(std::string(dtype_name(type)) + " " + on.name());
-      ASSERT_TRUE(on.legal());
-      ASSERT_EQ(on.ranks(), world().size());
-      const auto deck = deck_of(on, type);
-      comm::ProcessGrid grid(world(), app::grid_of(deck, world().size()));
-      app::Trainer trainer(deck, grid);
-      for (int i = 0; i < 4; ++i) EXPECT_NO_THROW(trainer.step());
-      EXPECT_NO_THROW(trainer.records_to_save());
-    }
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const auto type = i % 2 == 0 ? DType::kF32 : DType::kBF16;
+    const auto& on = cases[i];
+    SCOPED_TRACE(std::string(dtype_name(type)) + " " + on.name());
+    ASSERT_TRUE(on.legal());
+    ASSERT_EQ(on.ranks(), world().size());
+    const auto deck = deck_of(on, type);
+    comm::ProcessGrid grid(world(), app::grid_of(deck, world().size()));
+    app::Trainer trainer(deck, grid);
+    for (int step = 0; step < 4; ++step) EXPECT_NO_THROW(trainer.step());
+    EXPECT_NO_THROW(trainer.records_to_save());
   }
 }
 

@@ -153,9 +153,9 @@ TEST(NumericalRun, skips_in_a_row_end_with_exit_7_and_healthy_checkpoints) {
   EXPECT_TRUE(all_finite(deck));
 }
 
-// The weights explode, finite at first; what they were before is not pushed out by what they are.
-TEST(NumericalRun, a_run_that_diverges_keeps_the_checkpoints_from_before) {
-  auto deck = deck_in("diverges", 40);
+// A run whose weights explode in step 5, finite at first.
+app::Deck explodes(const std::string& folder) {
+  auto deck = deck_in(folder, 40);
   deck.optimizer.clip = 0;
   deck.schedule.kind = app::LrKind::kConstant;
   deck.schedule.warmup = 0;
@@ -163,20 +163,38 @@ TEST(NumericalRun, a_run_that_diverges_keeps_the_checkpoints_from_before) {
   deck.checkpoint.every = 2;
   deck.checkpoint.keep = 1;
   deck.run.stop_after = 4;
-  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  EXPECT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
   deck.run.stop_after = 0;
   deck.checkpoint.resume = "latest";
   deck.optimizer.lr = 1e30;
+  return deck;
+}
+
+// What the weights were before is not pushed out by what they are.
+TEST(NumericalRun, a_run_that_diverges_keeps_the_checkpoints_from_before) {
+  const auto deck = explodes("diverges");
   failure(deck, {});
   EXPECT_EQ(saved(deck), Steps{4});
   EXPECT_TRUE(all_finite(deck));
 }
 
-TEST(NumericalRun, a_last_step_whose_loss_is_not_finite_is_no_end) {
-  auto deck = deck_in("last", 4);
-  const auto what = failure(deck, scaled({4}, kNaN));
-  EXPECT_NE(what.find("step 4: loss nan"), std::string::npos) << what;
-  EXPECT_TRUE(saved(deck).empty());
+TEST(NumericalRun, a_bad_last_step_ends_a_run_whose_weights_are_good) {
+  for (const bool in_loss : {false, true}) {
+    auto deck = deck_in("last", 4);
+    ASSERT_EQ(app::run_train(deck, world(), in_loss ? scaled({4}, kNaN) : poisoned({4})),
+              ExitCode::kDone);
+    EXPECT_EQ(skipped(deck), (std::map<std::int64_t, std::string>{{4, "not finite"}}));
+    EXPECT_EQ(saved(deck), Steps{4});
+  }
+}
+
+TEST(NumericalRun, a_bad_last_step_is_no_end_when_the_weights_are_to_blame) {
+  auto deck = explodes("last_diverges");
+  deck.train.steps = 6;  // 5 explodes, 6 is not finite
+  const auto what = failure(deck, {});
+  EXPECT_NE(what.find("step 6: loss"), std::string::npos) << what;
+  EXPECT_NE(what.find("such weights do not end a run"), std::string::npos) << what;
+  EXPECT_EQ(saved(deck), Steps{4});
 }
 
 constexpr double kSigma = 6;

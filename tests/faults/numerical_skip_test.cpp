@@ -232,9 +232,11 @@ TEST(NumericalSkip, so_many_in_a_row_end_the_run_on_all_ranks) {
   model::Sabotage poison;
   poison.poison = kNaN;
   if (grid.world().rank() == 2) poison.poisoned_gradient = "final_norm.weight";
+  for (int i = 0; i < 2; ++i) {
+    trainer.set_sabotage(poison);
+    EXPECT_EQ(trainer.step().skipped, "not finite");
+  }
   trainer.set_sabotage(poison);
-  EXPECT_EQ(trainer.step().skipped, "not finite");
-  EXPECT_EQ(trainer.step().skipped, "not finite");
   try {
     trainer.step();
     ADD_FAILURE() << "a third one was skipped";

@@ -71,6 +71,7 @@ warmup = 3
 [checkpoint]
 every = $every
 keep = 2
+override = ["train.steps", "optimizer.beta2"]
 [log]
 every = 1
 DECK
@@ -95,11 +96,11 @@ newest() {
 }
 losses() { sed -n 's/^{"step": \([0-9]*\), "loss": \([^,]*\),.*}$/\1 \2/p' "$1/metrics.jsonl"; }
 
-# An unfinished entry that this slice has begun.
+# An unfinished entry that this slice has begun; what is being pruned has such a name too.
 unfinished() {
   local entry
   for entry in run/checkpoints/.step-*; do
-    if [[ -e $entry && $entry -nt started ]]; then
+    if [[ -e $entry && $entry -nt started && ! $entry =~ \.(pruned|replaced|undone)$ ]]; then
       echo "$entry"
       return
     fi
@@ -137,7 +138,7 @@ start_slice() { # OVERRIDES...
 # What the banner says must be what lay there.
 check_resumption() { # EXPECTED
   local said
-  said=$(sed -n 's/^ *resumed *step \([0-9]*\) from .*/\1/p' slice.log)
+  said=$(sed -n 's/^ *resumed *step \([0-9]*\) from .*/\1/p' slice.log | head -n 1)
   if [[ -z $said ]] && ! grep -q '^ *output ' slice.log; then return; fi  # killed before it
   ((${said:-0} == $1)) || fail "it resumed at step ${said:-0}, and the newest checkpoint is of step $1"
 }
@@ -176,7 +177,7 @@ measure() {
   start_slice run.stop_after=$((2 * every)) run.output=measured
   wait "$mpirun" && fail "the measured run did not stop"
   mpirun=
-  save_ms=$(sed -n 's/^saved .*| \([0-9.]*\) s$/\1/p' slice.log |
+  save_ms=$(sed -n 's/^saved .*iB | \([0-9.]*\) s.*/\1/p' slice.log |
     awk '{ if ($1 > most) most = $1 } END { printf "%d", 1000 * most + 5 }')
   local trained
   trained=$(sed -n 's/^stopped .* tokens in \([0-9.]*\) s.*/\1/p' slice.log |

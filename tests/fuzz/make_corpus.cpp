@@ -1,11 +1,13 @@
 // fuzz_make_corpus FOLDER: writes the seeds of the fuzz targets, FOLDER/TARGET/seed-*, with the
 // program's own writers. Needed again when a format changes; files that are findings stay.
+#include <sentencepiece_trainer.h>
 #include <zlib.h>
 
 #include <deque>
 #include <fstream>
 #include <iostream>
 #include <numeric>
+#include <unordered_map>
 
 #include "app/schema.h"
 #include "comm/mpi_session.h"
@@ -168,6 +170,31 @@ std::string gzip(const std::string& text) {
   return out;
 }
 
+// A model of another making, of each kind: with a normalization table, here of a few rules.
+std::string foreign_model(const std::string& kind, const fs::path& rules) {
+  class Words : public sentencepiece::SentenceIterator {
+   public:
+    bool done() const override { return left_ == 0; }
+    void Next() override { --left_; }
+    const std::string& value() const override { return line_; }
+    sentencepiece::util::Status status() const override { return {}; }
+
+   private:
+    int left_ = 50;
+    std::string line_ = "the cat sat on the mat with the hat";
+  } words;
+  io::write_file(rules, "41\t61\n42 43\t62 63\n1F600\t3A 29\n");
+  const std::unordered_map<std::string, std::string> settings = {
+      {"vocab_size", "60"}, {"model_type", kind},
+      {"minloglevel", "3"}, {"normalization_rule_tsv", rules.string()},
+      {"num_threads", "1"}, {"hard_vocab_limit", "false"}};
+  std::string model;
+  const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &words, &model);
+  PG_ASSERT(status.ok(), "{}", status.ToString());
+  fs::remove(rules);
+  return model;
+}
+
 void texts(const fs::path& folder) {
   const std::string text =
       "Lines of text,\nsome \xC3\xA9\xE2\x82\xAC\xF0\x9F\x8C\x8D,\n\n\nand bytes "
@@ -178,6 +205,10 @@ void texts(const fs::path& folder) {
   std::string words;
   for (int i = 0; i < 200; ++i) words += fmt::format("the token {} of a text\n", i % 17);
   io::write_file(folder / "tokenizer/seed", io::train_tokenizer(words, 290));
+  for (const auto* kind : {"bpe", "unigram", "word", "char"}) {
+    io::write_file(folder / fmt::format("tokenizer/seed-{}", kind),
+                   foreign_model(kind, folder / "rules.tsv"));
+  }
 }
 
 void make(const fs::path& folder) {

@@ -36,9 +36,9 @@ constexpr std::int64_t kOtherCalls = 400;
 std::vector<TensorPlan> large_plans(Cut cut) {
   std::vector<TensorPlan> plans;
   for (int i = 0; i < 6; ++i) {
-    plans.push_back({"blocks." + std::to_string(i), DType::kF32, {512, 2048}, cut});
+    plans.push_back({"blocks." + std::to_string(i), DType::kF32, {1024, 1024}, cut});
   }
-  plans.push_back({"norm", DType::kF32, {2048}, Cut::kReplicated});
+  plans.push_back({"norm", DType::kF32, {1024}, Cut::kReplicated});
   return plans;
 }
 
@@ -170,9 +170,9 @@ TEST_F(CheckpointLoad, a_rank_reads_what_it_holds_in_few_pieces) {
     const auto after = reads_so_far();
     EXPECT_EQ(wrong(state), 0);
     const auto needed = slab_bytes(state.tensors());
-    // Rows and flat shares are whole runs: nothing is bridged but metadata between tensors (less
-    // than 64 KiB here). Columns of n ranks with 2048 / n floats, 8 KiB apart, are bridged up to 4
-    // ranks, and the read spans them all.
+    // Rows and flat shares are whole runs: nothing is bridged but metadata between tensors. Columns
+    // of n ranks with 1024 / n floats, 4 KiB apart, are bridged up to 4 ranks, and the read spans
+    // them all.
     const bool bridged = cut == Cut::kColumns;
     EXPECT_GE(report.bytes, needed);
     EXPECT_LE(report.bytes, bridged ? group_->size() * needed + kOtherBytes : needed + (64 << 10));

@@ -2,6 +2,7 @@
 #include "io/checkpoint_reads.h"
 
 #include "checkpoint_state.h"
+#include "io/checkpoint_slabs.h"
 
 namespace pg::io {
 namespace {
@@ -47,15 +48,16 @@ TEST(CheckpointReads, every_element_arrives_once_from_its_place) {
       TestState state(plans, rank, size);
       auto& tensors = state.tensors();
       // The file: tensors that touch, and some with bytes of nobody before them.
+      TestState whole(plans, 0, 1);
+      whole.fill(1);
       std::string file;
       std::vector<std::int64_t> offsets;
       for (std::size_t t = 0; t < tensors.size(); ++t) {
         file.append(t % 3 * 5, '\xEE');
         offsets.push_back(std::ssize(file));
-        for (std::int64_t i = 0; i < tensors[t].elements(); ++i) {
-          for (std::size_t b = 0; b < dtype_size(tensors[t].dtype); ++b) {
-            file += static_cast<char>(expected_byte(tensors[t].name, i, b, 1));
-          }
+        for (const auto& slab : whole.tensors()[t].slabs) {
+          file.append(static_cast<const char*>(slab.data),
+                      static_cast<std::size_t>(slab_elements(slab)) * dtype_size(tensors[t].dtype));
         }
       }
       for (const auto& limits : {ReadLimits{}, ReadLimits{64, 0, 64}, ReadLimits{64, 16, 32},
@@ -124,7 +126,7 @@ TEST(CheckpointReads, a_flat_share_reads_nothing_else) {
 
 // Columns of 1, 1/2, 1/4 and 1/8: bridged while a quarter is wanted.
 TEST(CheckpointReads, narrow_columns_are_bridged_where_a_quarter_is_wanted) {
-  const std::int64_t rows = 4096, columns = 4096;
+  const std::int64_t rows = 16384, columns = 1024;  // 4 KiB a row
   const std::int64_t bytes = rows * columns * 4;
   for (const std::int64_t ranks : {1, 2, 4}) {
     const auto mine = count({tensor_of({rows, columns}, {0, 0}, {rows, columns / ranks})}, {0});
@@ -139,10 +141,13 @@ TEST(CheckpointReads, narrow_columns_are_bridged_where_a_quarter_is_wanted) {
 }
 
 TEST(CheckpointReads, wide_gaps_are_not_bridged) {
-  // Half of rows of 256 KiB: 128 KiB on, 128 KiB off.
+  // Half of rows of 256 KiB: 128 KiB on, 128 KiB off. And a quarter of 16 KiB.
   const auto half = count({tensor_of({64, 65536}, {0, 32768}, {64, 32768})}, {0});
   EXPECT_EQ(half.bytes, 8 * kMiB);
   EXPECT_EQ(half.reads, 64);
+  const auto quarter = count({tensor_of({64, 4096}, {0, 1024}, {64, 1024})}, {0});
+  EXPECT_EQ(quarter.bytes, 256 * kKiB);
+  EXPECT_EQ(quarter.reads, 64);
 }
 
 TEST(CheckpointReads, a_slab_outside_its_tensor_is_a_bug) {

@@ -180,6 +180,7 @@ inline CheckpointInfo test_info(std::int64_t step) {
   return {.step = step,
           .next_sample = 8 * step,
           .data_fingerprint = "00112233445566778899aabbccddeeff",
+          .guard = {},
           .deck = "[run]\nname = \"test\"\n",
           .provenance = R"({"version":"0.1.0","grid":"dp 2","host":"n1"})"};
 }

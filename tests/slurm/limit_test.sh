@@ -65,12 +65,12 @@ ok "the node failed after step $third and the job was requeued"
 # are, since machines are not equally fast.
 steps=$((third + 40))
 sed -i "s/^steps = .*/steps = $steps/" deck.toml
+reference=$(submit "${grid[@]}" --time=10 "$train" deck.toml run.output=reference checkpoint.every=0)
 release "$job"
 wait_for "the job is done" has_ended "$job"
 show "$job"
 is "$job" JobState COMPLETED || fail "it did not complete"
 is "$job" ExitCode 0:0 || fail "exit code $(field "$job" ExitCode)"
-reference=$(submit "${grid[@]}" --time=10 "$train" deck.toml run.output=reference checkpoint.every=0)
 wait_for "the uninterrupted run is done" has_ended "$reference"
 is "$reference" JobState COMPLETED || fail "the uninterrupted run did not complete"
 losses run >run.losses

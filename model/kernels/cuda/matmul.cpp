@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "comm/activity.h"
 #include "comm/cuda/cuda_check.h"
 #include "comm/cuda/gpu_watch.h"
 #include "model/kernels/cuda/matmul_plan.h"
@@ -244,6 +245,7 @@ struct CudaMatmul::Impl {
       if (takes(plan, product, algorithm)) return algorithm;
       choices.erase(kept);
     }
+    const comm::Place place("tuning a matrix product");
     const auto all = candidates(plan, kind, product);
     if (all.empty()) return std::nullopt;
     auto chosen = all.front();
