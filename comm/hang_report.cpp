@@ -111,12 +111,9 @@ std::string standing(const RankView& view, const Cause& cause) {
     const auto is = [&](const auto& list) {
       return std::ranges::find(list, view.rank) != list.end();
     };
-    if (is(cause.awaited)) {
-      text = "not arrived: ";
-    } else if (wait->last->peer < 0 && is(members) && arrived(view, *wait->last)) {
-      text = "arrived: ";
-    } else if (wait->last->peer < 0 && is(members)) {
-      text = "not arrived: ";
+    const bool awaited_for = is(cause.awaited);
+    if (awaited_for || (wait->last->peer < 0 && is(members))) {
+      text = !awaited_for && arrived(view, *wait->last) ? "arrived: " : "not arrived: ";
     }
   }
   if (!view.last) return text + "no heartbeat: gone, or it never began";
