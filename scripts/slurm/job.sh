@@ -45,7 +45,8 @@ exit_code_of() { sed -n 's/.*"code": *\([0-9]*\).*/\1/p' "$1/exit.json" 2>/dev/n
 exit_reason_of() { sed -n 's/.*"reason": *"\(.*\)".*/\1/p' "$1/exit.json" 2>/dev/null; }
 
 # Starts the ranks in the background, as `ranks`. srun binds them to cores and, with --gpus-per-node,
-# shows each all GPUs of its node: rank i of a node takes GPU i. Open MPI's mpirun starts its own
+# shows each all GPUs of its node: rank i of a node takes GPU i; it ends the ranks that are left, a
+# stopped one too, when one returns non-zero (run.watchdog relies on it). Open MPI's mpirun starts its own
 # daemons through srun and knows the allocation.
 start_ranks() {
   local how=${launcher:-auto}
@@ -54,7 +55,7 @@ start_ranks() {
     if srun --mpi=list 2>&1 | grep -qw 'pmix.*'; then how=srun; fi
   fi
   case $how in
-    srun) srun --mpi=pmix --cpu-bind=cores "$@" & ;;
+    srun) srun --mpi=pmix --kill-on-bad-exit=1 --cpu-bind=cores "$@" & ;;
     mpirun)
       mpirun -n "$SLURM_NTASKS" --bind-to core --map-by "slot:PE=$SRUN_CPUS_PER_TASK" "$@" & ;;
     *)

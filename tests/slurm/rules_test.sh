@@ -136,7 +136,7 @@ cmp -s mine.sbatch "$source/scripts/slurm/train.sbatch" && exit 1
 rule "a killed rank: where the script says so" 143 7 PLAN='saved 40; kill -9 $$' SCRIPT=mine.sbatch
 rule "a signal before the program listens: requeued" 143 7 PLAN='saved 50; touch ready; while :; do sleep 0.05; done' \
   SIGNALS=USR1
-grep -q '^srun --mpi=pmix --cpu-bind=cores .*/program train deck.toml' launch.log
+grep -q '^srun --mpi=pmix --kill-on-bad-exit=1 --cpu-bind=cores .*/program train deck.toml' launch.log
 rule "without PMIx it is mpirun" 0 none PLAN='ended 0 done' MPI_LIST='none pmi2'
 grep -q '^mpirun -n 4 --bind-to core --map-by slot:PE=2 .*/program train deck.toml' launch.log
 
