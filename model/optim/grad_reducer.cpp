@@ -59,7 +59,7 @@ void GradReducer::poison(std::int64_t place, bool last) {
       auto value = static_cast<float>(sabotage_.poison);
       kernels_.copy(first, TensorView(&value, DType::kF32, {1}));
     }
-    if (last) sabotage_.poisoned_gradient.clear();
+    if (last) sabotage_.poisoned_gradient = {};
     return;
   }
 }

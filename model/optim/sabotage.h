@@ -2,7 +2,7 @@
 // deck reaches it.
 #pragma once
 
-#include <string>
+#include <string_view>
 
 namespace pg::model {
 
@@ -16,7 +16,7 @@ struct Sabotage {
   bool sum_experts_over_all = false;  // experts over the replicas of the dense parameters
   // Of one step: what this rank's backward leaves as the first element of its part of this
   // gradient, before any sum (empty: nothing), and what its loss is multiplied by.
-  std::string poisoned_gradient = {};
+  std::string_view poisoned_gradient = {};
   double poison = 0;
   double loss_factor = 1;
   // Parts of sequences (ContextParallel).
