@@ -36,7 +36,8 @@ std::vector<Row> saving_rows() {
        .field = at(checkpoint, &Checkpoint::async),
        .fallback = false,
        .doc = "Copy the state and write it while training goes on; takes its bytes of memory once "
-              "more."},
+              "more. It counts from its commit, a few steps later: a kill before that costs up to "
+              "2 * checkpoint.every - 1 steps."},
       {.name = "checkpoint.verify",
        .field = at(checkpoint, &Checkpoint::verify),
        .fallback = false,

@@ -11,7 +11,6 @@
 
 #include "comm/activity.h"
 #include "comm/agree.h"
-#include "comm/later_min.h"
 #include "io/background_task.h"
 #include "io/checkpoint_commit.h"
 #include "io/checkpoint_copy.h"
@@ -52,7 +51,8 @@ class FileSizeSignalIgnored {
 struct Cancelled {};
 
 enum Phase : std::int64_t { kLayout, kWrite, kDigest, kCommit, kPrune, kEnd };
-constexpr std::int64_t kFailed = -1;
+// Of a phase on a rank, or on the rank that is least far.
+enum class Progress : std::int64_t { kFailed, kRunning, kDone };
 
 void check_owners(comm::Group& group, std::span<const TensorRecord> tensors) {
   std::vector<std::int64_t> owned(tensors.size(), 0);
@@ -79,9 +79,7 @@ class CheckpointSaver::Engine {
         directory_(std::move(directory)),
         options_(std::move(options)),
         observer_(std::move(observer)),
-        process_(comm::broadcast(*group_, std::to_string(::getpid()), 0)) {
-    if (options_.async) later_.emplace(world);
-  }
+        process_(comm::broadcast(*group_, std::to_string(::getpid()), 0)) {}
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   ~Engine() {
@@ -113,10 +111,7 @@ class CheckpointSaver::Engine {
     save_->temporary = directory_ / fmt::format(".{}.{}", name, process_);
     save_->state = save_->temporary / kStateName;
     settle([&] { take(tensors); });
-    if (options_.async) {
-      begin_phase();
-      later_->give(progress());
-    }
+    if (options_.async) begin_phase();
     stall_ = seconds_since(called_);
     return earlier;
   }
@@ -124,13 +119,12 @@ class CheckpointSaver::Engine {
   std::optional<SaveReport> poll() {
     if (!save_ || !options_.async) return std::nullopt;
     called_ = Clock::now();
-    const auto least = later_->take();
-    if (least == kFailed) cancel_ = true;
-    if (least == kFailed || least > save_->phase) {
+    // Ranks come here together, from the sums that end a step: to agree on one number takes no
+    // longer than one of those, and the next phase begins at once.
+    if (least_progress() != Progress::kRunning) {
       if (auto report = end_phase()) return report;
       begin_phase();
     }
-    later_->give(progress());
     stall_ += seconds_since(called_);
     return std::nullopt;
   }
@@ -139,7 +133,7 @@ class CheckpointSaver::Engine {
     if (!save_) return std::nullopt;
     called_ = Clock::now();
     if (options_.async) {
-      if (later_->take() == kFailed) cancel_ = true;
+      least_progress();
     } else {
       begin_phase();
     }
@@ -285,9 +279,15 @@ class CheckpointSaver::Engine {
     }
   }
 
-  // How many phases this rank has behind it.
-  std::int64_t progress() const {
-    return task_.failed() ? kFailed : save_->phase + (task_.done() ? 1 : 0);
+  // Collective. Where one rank has failed, the others stop at their next piece.
+  Progress least_progress() {
+    const auto mine = task_.failed() ? Progress::kFailed
+                      : task_.done() ? Progress::kDone
+                                     : Progress::kRunning;
+    const auto least = static_cast<Progress>(
+        comm::all_reduce(*group_, static_cast<std::int64_t>(mine), comm::ReduceOp::kMin));
+    if (least == Progress::kFailed) cancel_ = true;
+    return least;
   }
 
   // Waits for the phase on all ranks. The report after the last one.
@@ -383,7 +383,6 @@ class CheckpointSaver::Engine {
   const SaveOptions options_;
   const SaveObserver observer_;
   const std::string process_;  // rank 0's
-  std::optional<comm::LaterMin> later_;
   StateCopy copy_;
   std::string planned_;  // digest of the list that layout_ is of
   StateLayout layout_;   // its metadata on rank 0 only
