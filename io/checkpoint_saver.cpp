@@ -157,8 +157,10 @@ class CheckpointSaver::Engine {
     SaveReport report;
     std::int64_t phase = kLayout;  // begun, not ended
     bool committed = false;
+    double take_seconds = 0;   // this rank
+    double phase_seconds = 0;  // the slowest rank's, of the phases behind
     // The task's while it runs.
-    double work_seconds = 0;
+    double task_seconds = 0;
     std::vector<std::string> digests;  // of this rank's chunks; on rank 0 at last of all
     std::optional<Publication> publication;
   };
@@ -208,7 +210,7 @@ class CheckpointSaver::Engine {
         save_->tensors.assign(tensors.begin(), tensors.end());
       }
     });
-    save_->work_seconds = seconds_since(save_->begin) - save_->report.waited_seconds;
+    save_->take_seconds = seconds_since(save_->begin) - save_->report.waited_seconds;
   }
 
   void make_directories() {
@@ -225,7 +227,7 @@ class CheckpointSaver::Engine {
     const auto work = [this] {
       const auto begin = Clock::now();
       attempt(save_->what, [&] { run_phase(); });
-      save_->work_seconds += seconds_since(begin);
+      save_->task_seconds = seconds_since(begin);
     };
     options_.async ? task_.start(work) : task_.run(work);
   }
@@ -298,6 +300,8 @@ class CheckpointSaver::Engine {
       } catch (const Cancelled&) {  // another rank has the reason
       }
     });
+    // A phase is as long as on its slowest rank, and another rank may be the slowest in the next.
+    save_->phase_seconds += comm::all_reduce(*group_, save_->task_seconds, comm::ReduceOp::kMax);
     if (save_->phase == kDigest) gather_digests();
     if (save_->phase == kCommit) {
       save_->committed = true;
@@ -305,13 +309,14 @@ class CheckpointSaver::Engine {
     }
     if (++save_->phase < kEnd) return std::nullopt;
     auto report = std::move(save_->report);
-    std::array<double, 4> most{stall_ + seconds_since(called_), report.seconds, save_->work_seconds,
+    std::array<double, 4> most{stall_ + seconds_since(called_), report.seconds, save_->take_seconds,
                                report.waited_seconds};
+    const auto phase_seconds = save_->phase_seconds;
     save_.reset();
     group_->all_reduce({most.data(), most.size(), DType::kF64}, comm::ReduceOp::kMax).wait();
     report.stall_seconds = most[0];
     report.seconds = most[1];
-    report.work_seconds = most[2];
+    report.work_seconds = most[2] + phase_seconds;
     report.waited_seconds = most[3];
     return report;
   }

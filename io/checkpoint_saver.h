@@ -24,7 +24,8 @@ struct SaveReport {
   std::int64_t bytes = 0;     // of the tensors' file
   double stall_seconds = 0;   // in which the caller did nothing else; the slowest rank's
   double seconds = 0;         // from start() to the commit; likewise
-  double work_seconds = 0;    // copying, writing, digesting and committing; likewise
+  double work_seconds = 0;    // of the copy and each phase on its slowest rank, without the time
+                              // between phases in which nothing was saved
   double waited_seconds = 0;  // of the stall: for an earlier save, before this one began
 };
 

@@ -163,6 +163,30 @@ TEST_F(CheckpointAsync, storage_that_keeps_up_has_the_commit_begun_by_the_third_
   EXPECT_LE(fewest, 3);
 }
 
+TEST_F(CheckpointAsync, the_work_of_a_save_is_that_of_the_slowest_rank_in_each_phase) {
+  auto now = state(1);
+  constexpr std::chrono::milliseconds kSlow(100);
+  for (const bool async : {false, true}) {
+    CheckpointSaver saver(world_, directory_, {.async = async}, [&](std::string_view phase) {
+      const int slow = phase == "layout" ? 0 : phase == "sync" ? world_.size() - 1 : -1;
+      if (world_.rank() == slow) std::this_thread::sleep_for(kSlow);
+    });
+    saver.start(test_info(1), now.tensors());
+    // Between phases nothing is saved, and that is not work.
+    constexpr std::chrono::milliseconds kStep(200);
+    std::optional<SaveReport> report;
+    while (async && !report) {
+      std::this_thread::sleep_for(kStep);
+      report = saver.poll();
+    }
+    if (!async) report = saver.finish();
+    EXPECT_GE(report->work_seconds, 0.2);
+    if (async) {
+      EXPECT_LT(report->work_seconds, report->seconds - 0.2);
+    }
+  }
+}
+
 TEST_F(CheckpointAsync, a_failure_in_the_background_reaches_all_ranks_in_the_same_call) {
   auto now = state(1);
   save_checkpoint(world_, directory_, test_info(1), now.tensors());
