@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <system_error>
 #include <utility>
 
 #include "comm/activity.h"
@@ -229,7 +230,16 @@ class CheckpointSaver::Engine {
       attempt(save_->what, [&] { run_phase(); });
       save_->task_seconds = seconds_since(begin);
     };
-    options_.async ? task_.start(work) : task_.run(work);
+    if (!options_.async) return task_.run(work);
+    try {
+      task_.start(work);
+    } catch (const std::system_error& error) {
+      // Of this rank alone: what ends the save on all of them is the task's failure.
+      task_.run([&] {
+        throw Error(ExitCode::kSave,
+                    described(save_->what, fmt::format("no thread for it: {}", error.what())));
+      });
+    }
   }
 
   void run_phase() {

@@ -1,8 +1,11 @@
 // Saves beside the work: what is written is the state of the moment of start(), what fails in the
 // background fails on all ranks in the same call, and nothing stays of what did not end.
+#include <dlfcn.h>
 #include <mpi.h>
+#include <pthread.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <limits>
 #include <map>
@@ -27,6 +30,16 @@ extern "C" int MPI_File_open(MPI_Comm comm, const char* name, int mode, MPI_Info
     told[key] = value;
   }
   return PMPI_File_open(comm, name, mode, info, file);
+}
+
+// Threads that cannot be made: from which one on, counted down; below zero all can.
+static std::atomic<int> threads_left{-1};
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                              void* (*routine)(void*), void* argument) {
+  if (threads_left >= 0 && threads_left-- == 0) return EAGAIN;
+  static const auto real =
+      reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return real(thread, attributes, routine, argument);
 }
 
 namespace pg::io {
@@ -220,6 +233,29 @@ TEST_F(CheckpointAsync, a_failure_in_the_background_reaches_all_ranks_in_the_sam
   saver.start(test_info(2), now.tensors());
   EXPECT_TRUE(saver.finish());
   expect_holds(2, 1);
+}
+
+TEST_F(CheckpointAsync, a_rank_that_gets_no_thread_fails_the_save_on_all) {
+  auto now = state(1);
+  save_checkpoint(world_, directory_, test_info(1), now.tensors());
+  for (const int phases : {0, 1, 4}) {
+    CheckpointSaver saver(world_, directory_, async_);
+    if (world_.rank() == world_.size() - 1) threads_left = phases;
+    const auto what = error_of(ExitCode::kSave, [&] {
+      saver.start(test_info(2), now.tensors());
+      poll_to_the_end(saver);
+    });
+    threads_left = -1;
+    expect_contains(what, "saving step 2 failed");
+    expect_contains(what, "no thread for it: ");
+    // The pruning, its last phase, comes after the commit.
+    expect_names(phases < 4 ? std::vector<std::string>{"step-000000001"}
+                            : std::vector<std::string>{"step-000000001", "step-000000002"});
+    saver.start(test_info(3), now.tensors());
+    EXPECT_TRUE(saver.finish());
+    group_->barrier();
+    if (world_.rank() == 0) fs::remove_all(entry(3));
+  }
 }
 
 TEST_F(CheckpointAsync, nothing_stays_of_an_abandoned_save) {
