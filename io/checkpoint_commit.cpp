@@ -95,6 +95,11 @@ Publication::Publication(fs::path temporary, fs::path final)
 }
 
 void Publication::undo() noexcept {
+  // As they were exchanged: at no moment without a name.
+  if (old_ == temporary_ &&
+      ::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, final_.c_str(), RENAME_EXCHANGE) == 0) {
+    return;
+  }
   std::error_code error;
   const fs::path aside = temporary_.string() + ".undone";
   fs::rename(final_, aside, error);
