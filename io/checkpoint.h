@@ -1,16 +1,16 @@
 // Checkpoints: the logical state of a run in a directory entry `step-NNNNNNNNN` that any grid can
 // load.
 //
-//   state.h5        parallel HDF5 (libver latest), one contiguous dataset a tensor (global,
-//   unfused),
-//                   written by all ranks together
+//   state.h5        HDF5 (libver latest), one contiguous dataset a tensor (global, unfused): laid
+//                   out by rank 0, then each rank writes its bytes at their offsets (pwrite)
 //   run.json        step, cursor, dataset fingerprint, provenance
 //   deck.toml       the resolved deck
 //   manifest.json   sizes and XXH3-128 (of each 16 MiB) of the files above, and its own digest
 //
-// Commit: everything is written under `.step-NNNNNNNNN.PID`, closed, fsynced (H5Fclose does not),
-// read back for the manifest, renamed to its final name, and the parent directory is fsynced. What
-// has the final name is complete; whether storage still returns it is what verify tells.
+// Commit: everything is written under `.step-NNNNNNNNN.PID`, fsynced by each rank that wrote, read
+// once for the digests (from the page cache mostly; SaveOptions::verify reads storage), renamed to
+// its final name, and the parent directory is fsynced. What has the final name is complete; whether
+// storage still returns it is what verify tells.
 #pragma once
 
 #include <cstdint>

@@ -45,7 +45,8 @@ void create_with_hints(const std::filesystem::path& path, const std::vector<std:
 // metadata. Error(kSave).
 void lay_out_state(const std::filesystem::path& path, const StateLayout& layout);
 // Serial, any thread. The file is as large as it was laid out, and its metadata is what was
-// written, as storage returns it. Error(kSave).
+// written, as the system returns it: after the ranks' data, whatever wrote over it meanwhile. Its
+// page cache may answer. Error(kSave).
 void check_metadata(const std::filesystem::path& path, const StateLayout& layout);
 
 // What goes on between the pieces of a long piece of work; what it throws ends that.
