@@ -133,6 +133,7 @@ void RunSaver::tell(const std::optional<io::SaveReport>& report) {
                     report->step, io::json_number(fetch_seconds_ + report->seconds),
                     io::json_number(work), io::json_number(stall), report->bytes));
   });
+  for (const auto& warning : report->warnings) say_(fmt::format("warning: {}\n", warning));
   // Not the seconds till the commit: those of an asynchronous save count steps of training.
   say_(fmt::format("saved {} | {} | {:.2f} s, {}/s | training stalled {:.2f} s\n",
                    report->path.string(), bytes_text(bytes), work, bytes_text(bytes / work),

@@ -135,16 +135,19 @@ std::int64_t checkpoint_bytes(std::span<const comm::TensorRecord> tensors,
                               std::int64_t alignment = 4096);
 
 struct PruneRule {
-  std::int64_t keep = 0;        // the newest so many; 0: all
+  std::int64_t keep = 0;        // the newest so many that are sound; 0: all
   std::int64_t keep_every = 0;  // and those of steps that this divides; 0: no others
   // The step just saved: newer entries are damaged ones that a resume passed over, and counting
   // them would remove good ones in their favour.
   std::int64_t last_saved = std::numeric_limits<std::int64_t>::max();
 };
-// Removes the other entries of step `last_saved` or below, each renamed out of sight first. Only
-// when the newest of those has a sound manifest and files of its sizes; else Error(kSave) and all
-// stay. Collective callers: rank 0 only. `observer`: "prune" and "pruned".
-void prune_checkpoints(const std::filesystem::path& directory, const PruneRule& rule,
-                       const SaveObserver& observer = {});
+// Removes the other entries of step `last_saved` or below, each renamed out of sight first. Sound
+// is one with a sound manifest and files of its sizes; among the newest, one that is not takes
+// nobody's place and stays. Only when the newest of all is sound; else Error(kSave) and all stay.
+// Returns a warning for each one that could not be removed, naming its path: nothing is lost by
+// that. Collective callers: rank 0 only. `observer`: "prune" and "pruned".
+std::vector<std::string> prune_checkpoints(const std::filesystem::path& directory,
+                                           const PruneRule& rule,
+                                           const SaveObserver& observer = {});
 
 }  // namespace pg::io

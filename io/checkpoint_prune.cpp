@@ -9,21 +9,33 @@ namespace pg::io {
 
 namespace fs = std::filesystem;
 
-void prune_checkpoints(const fs::path& directory, const PruneRule& rule,
-                       const SaveObserver& observer) {
-  if (rule.keep <= 0) return;
+namespace {
+
+// Why a resume would pass this entry over, without reading what its files hold; empty: sound.
+std::string unsound(const fs::path& entry) {
+  try {
+    compare_sizes(entry, read_manifest(entry));
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> prune_checkpoints(const fs::path& directory, const PruneRule& rule,
+                                           const SaveObserver& observer) {
+  std::vector<std::string> warnings;
+  if (rule.keep <= 0) return warnings;
   std::int64_t kept = 0;
   for (const auto& entry : list_checkpoints(directory)) {
     if (entry.step > rule.last_saved) continue;
-    if (kept == 0) {
-      try {
-        compare_sizes(entry.path, read_manifest(entry.path));
-      } catch (const Error& error) {
-        throw fail(ExitCode::kSave, "nothing older was removed: {}", error.what());
-      }
-    }
     if (kept < rule.keep) {
-      ++kept;
+      const auto why = unsound(entry.path);
+      if (kept == 0 && !why.empty()) {
+        throw fail(ExitCode::kSave, "nothing older was removed: {}", why);
+      }
+      if (why.empty()) ++kept;
       continue;
     }
     if (rule.keep_every > 0 && entry.step % rule.keep_every == 0) continue;
@@ -33,13 +45,20 @@ void prune_checkpoints(const fs::path& directory, const PruneRule& rule,
         directory / fmt::format(".{}.{}.pruned", checkpoint_name(entry.step), ::getpid());
     std::error_code error;
     fs::rename(entry.path, hidden, error);
-    if (!error && observer) observer("pruned");
-    if (!error) fs::remove_all(hidden, error);
     if (error) {
-      throw fail(ExitCode::kSave, "{}: cannot be removed: {}", entry.path.string(),
-                 error.message());
+      warnings.push_back(
+          fmt::format("{}: cannot be removed: {}", entry.path.string(), error.message()));
+      continue;
+    }
+    if (observer) observer("pruned");
+    fs::remove_all(hidden, error);
+    if (error) {
+      warnings.push_back(
+          fmt::format("{}: what was pruned cannot be removed, the next save tries again: {}",
+                      hidden.string(), error.message()));
     }
   }
+  return warnings;
 }
 
 }  // namespace pg::io

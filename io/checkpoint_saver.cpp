@@ -286,8 +286,8 @@ class CheckpointSaver::Engine {
       default:
         if (!root_) return;
         save_->publication->finish();
-        prune_checkpoints(directory_, {options_.keep, options_.keep_every, save_->info.step},
-                          observer_);
+        save_->report.warnings = prune_checkpoints(
+            directory_, {options_.keep, options_.keep_every, save_->info.step}, observer_);
     }
   }
 

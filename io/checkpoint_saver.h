@@ -12,6 +12,8 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "comm/mpi_session.h"
 #include "io/checkpoint.h"
@@ -27,6 +29,7 @@ struct SaveReport {
   double work_seconds = 0;    // of the copy and each phase on its slowest rank, without the time
                               // between phases in which nothing was saved
   double waited_seconds = 0;  // of the stall: for an earlier save, before this one began
+  std::vector<std::string> warnings = {};  // rank 0: older entries that could not be removed
 };
 
 // Methods are collective; all ranks pass the same but for the slabs. One saver at a time writes to
