@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "io/checkpoint.h"
+#include "io/checkpoint_commit.h"
 #include "io/checkpoint_entry.h"
 #include "io/manifest.h"
 
@@ -43,16 +44,13 @@ std::vector<std::string> prune_checkpoints(const fs::path& directory, const Prun
     // Out of sight first: a crash half-way leaves no half-empty entry behind.
     const auto hidden =
         directory / fmt::format(".{}.{}.pruned", checkpoint_name(entry.step), ::getpid());
-    std::error_code error;
-    fs::rename(entry.path, hidden, error);
-    if (error) {
+    if (const auto error = move_tree(entry.path, hidden)) {
       warnings.push_back(
           fmt::format("{}: cannot be removed: {}", entry.path.string(), error.message()));
       continue;
     }
     if (observer) observer("pruned");
-    fs::remove_all(hidden, error);
-    if (error) {
+    if (const auto error = remove_tree(hidden)) {
       warnings.push_back(
           fmt::format("{}: what was pruned cannot be removed, the next save tries again: {}",
                       hidden.string(), error.message()));

@@ -359,9 +359,8 @@ class CheckpointSaver::Engine {
     cancel_ = false;
     if (root_ && save_->committed) save_->publication->finish();
     if (root_ && !save_->committed) {
-      std::error_code error;
       if (save_->publication) save_->publication->undo();
-      fs::remove_all(save_->temporary, error);
+      remove_tree(save_->temporary);
     }
     save_.reset();
   }
