@@ -10,7 +10,6 @@
 #include <system_error>
 #include <utility>
 
-#include "comm/activity.h"
 #include "comm/agree.h"
 #include "io/background_task.h"
 #include "io/checkpoint_commit.h"
@@ -258,10 +257,7 @@ class CheckpointSaver::Engine {
             save_->state, layout_.offsets, save_->tensors, [&] { reach("data"); }, between);
         // Every rank: its own node holds the pages that it wrote.
         reach("sync");
-        {
-          const comm::FileOperation mark("fsync", save_->state.native());
-          sync_path(save_->state);
-        }
+        sync_owned(save_->state, layout_.offsets, save_->tensors, between);
         if (!options_.verify) return;
         reach("verify");
         return verify_owned(save_->state, layout_.offsets, save_->tensors, between);

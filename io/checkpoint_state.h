@@ -58,6 +58,10 @@ using BetweenPieces = std::function<void()>;
 void write_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,
                  std::span<const comm::TensorRecord> tensors, const BetweenPieces& before_tensor,
                  const BetweenPieces& between);
+// The same bytes onto storage, piece by piece with progress noted (one fsync of a large share would
+// look like a hang), then fsync. Error(kSave).
+void sync_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,
+                std::span<const comm::TensorRecord> tensors, const BetweenPieces& between);
 // The same bytes back from storage, past the page cache where the system allows (sync first), and
 // compared with memory. Error(kSave) naming the tensor and the byte in the file.
 void verify_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,

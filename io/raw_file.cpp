@@ -175,6 +175,15 @@ void RawFile::start_writeback(std::int64_t offset, std::int64_t bytes) const {
   ::sync_file_range(fd_, offset, bytes, SYNC_FILE_RANGE_WRITE);
 }
 
+void RawFile::flush(std::int64_t offset, std::int64_t bytes) const {
+  constexpr unsigned kAll =
+      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  const comm::FileOperation mark("writing back", path_.native());
+  if (::sync_file_range(fd_, offset, bytes, kAll) == 0) return;
+  if (errno == ENOSYS || errno == EOPNOTSUPP || errno == EINVAL || errno == ESPIPE) return;
+  throw failed("write back");
+}
+
 void RawFile::drop_cached(std::int64_t offset, std::int64_t bytes) const {
   ::posix_fadvise(fd_, offset, bytes, POSIX_FADV_DONTNEED);
 }
