@@ -122,7 +122,9 @@ class Watchdog::Monitor {
 
   bool beat(double idle) {
     const auto text = heartbeat_text(current_heartbeat(rank_, ++beats_, idle));
-    return ::pwrite(fd_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size());
+    // Synced: NFS keeps what is written to an open file for half a minute and more.
+    return ::pwrite(fd_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) &&
+           ::fdatasync(fd_) == 0;
   }
 
   void tick(double late_s) {

@@ -227,6 +227,7 @@ class RunLock::Impl {
     if (::pwrite(fd_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
       throw failed("writing it", path);
     }
+    if (::fdatasync(fd_) != 0) throw failed("syncing it", path);  // before others see the name
   }
 
   // The file gets the name `path` too, unless there is one of that name.
@@ -318,8 +319,10 @@ class RunLock::Impl {
   void beat() {
     ++me_.beat;
     const auto text = me_.text();
-    // A beat that fails is one too few; the next may not.
-    [[maybe_unused]] const auto written = ::pwrite(fd_, text.data(), text.size(), 0);
+    // A beat that fails is one too few; the next may not. Synced: NFS keeps what is written to an
+    // open file for longer than others wait for a beat.
+    [[maybe_unused]] const bool written =
+        ::pwrite(fd_, text.data(), text.size(), 0) >= 0 && ::fdatasync(fd_) == 0;
   }
 
   void give_back() {
