@@ -202,8 +202,8 @@ class RunLock::Impl {
     }
     try {
       remove_leftovers();
-    } catch (const std::exception& error) {
-      note(fmt::format("run.output: {}: {}", folder_.string(), error.what()));
+    } catch (const std::exception& left) {
+      note(fmt::format("run.output: {}: {}", folder_.string(), left.what()));
     }
     beats_.start(options_.beat_s, [this](double) { beat(); });
   }
