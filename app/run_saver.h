@@ -9,11 +9,18 @@
 #include "app/deck.h"
 #include "app/resume.h"
 #include "app/trainer.h"
+#include "comm/error.h"
 #include "comm/process_grid.h"
 #include "io/checkpoint_saver.h"
 #include "io/run_folder.h"
 
 namespace pg::app {
+
+// What a checkpoint of this deck takes, told without building its model.
+std::int64_t planned_checkpoint_bytes(const Deck& deck);
+// A failure to write into the output folder before there is a model, with what a checkpoint needs
+// and what is free there.
+Error with_sizes(const Error& error, const Deck& deck);
 
 // Methods are collective. All of it outlives none of its arguments, nor of a trainer it saved.
 class RunSaver {

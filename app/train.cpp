@@ -92,6 +92,7 @@ class Run {
       resume_from_ = find_resume(deck_, world(), folder_, say_);
     } catch (const Error& error) {
       folder_is_ours_ = error.code() != ExitCode::kDeck;
+      if (error.code() == ExitCode::kSave) throw with_sizes(error, deck_);
       throw;
     }
     stop_.emplace(deck_, world(), folder_.path(), launch_.started, say_);
