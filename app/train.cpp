@@ -22,6 +22,7 @@
 #include "comm/profile_range.h"
 #include "comm/watchdog.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_commit.h"
 #include "io/files.h"
 #include "io/progress.h"
 #include "io/run_folder.h"
@@ -142,6 +143,7 @@ class Run {
       lock_.emplace(folder_.path(), io::RunLockOptions{.note = [this](const std::string& note) {
                       say("note: " + note + "\n");
                     }});
+      io::give_names_back(folder_.checkpoints());
     });
   }
 

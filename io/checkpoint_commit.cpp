@@ -27,6 +27,25 @@ void rename_path(const fs::path& from, const fs::path& to) {
   }
 }
 
+// What a save or pruning left of the entry `final`.
+struct Leftover {
+  fs::path path, final;
+  bool replaced = false;  // it was complete
+};
+
+std::vector<Leftover> leftovers(const fs::path& directory) {
+  static const std::regex ours(R"(\.(step-\d{9,})\.\d+(\.replaced|\.undone|\.pruned)?)");
+  std::vector<Leftover> all;
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(directory, error)) {
+    const auto name = item.path().filename().string();
+    std::smatch match;
+    if (!std::regex_match(name, match, ours)) continue;
+    all.push_back({item.path(), directory / match[1].str(), match[2] == ".replaced"});
+  }
+  return all;
+}
+
 }  // namespace
 
 void make_lasting_directory(const fs::path& directory) {
@@ -45,20 +64,19 @@ void make_lasting_directory(const fs::path& directory) {
   }
 }
 
+void give_names_back(const fs::path& directory) {
+  std::error_code error, ignored;
+  for (const auto& [path, final, replaced] : leftovers(directory)) {
+    if (replaced && !fs::exists(fs::symlink_status(final, error))) fs::rename(path, final, ignored);
+  }
+}
+
 void remove_leftovers(const fs::path& directory) {
-  static const std::regex ours(R"(\.(step-\d{9,})\.\d+(\.replaced|\.undone|\.pruned)?)");
-  std::error_code error;
-  for (const auto& item : fs::directory_iterator(directory, error)) {
-    const auto name = item.path().filename().string();
-    std::smatch match;
-    if (!std::regex_match(name, match, ours)) continue;
-    const auto final = directory / match[1].str();
-    std::error_code ignored;
-    if (match[2] == ".replaced" && !fs::exists(fs::symlink_status(final, ignored))) {
-      fs::rename(item.path(), final, ignored);
-    } else {
-      fs::remove_all(item.path(), ignored);
-    }
+  give_names_back(directory);
+  std::error_code error, ignored;
+  for (const auto& [path, final, replaced] : leftovers(directory)) {
+    if (replaced && !fs::exists(fs::symlink_status(final, error))) continue;  // not to be renamed
+    fs::remove_all(path, ignored);
   }
 }
 
