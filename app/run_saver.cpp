@@ -44,8 +44,9 @@ io::SaveOptions options_of(const CheckpointSection& checkpoint, bool on_gpu) {
 std::int64_t planned_checkpoint_bytes(const Deck& deck) {
   // As model::ParamStore::records.
   const auto type = accumulator_of(deck.run.precision);
+  const model::ParamTable table(deck.model);
   std::vector<comm::TensorRecord> records;
-  for (const auto& spec : model::ParamTable(deck.model).specs()) {
+  for (const auto& spec : table.specs()) {
     for (const char* part : {"", ".adam_m", ".adam_v"}) {
       records.push_back({spec.name + part, type, spec.shape, {}});
     }
@@ -73,14 +74,18 @@ Error with_sizes(const Error& error, const Deck& deck) {
 }
 
 RunSaver::RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say,
-                   std::function<void(const std::string&)> record)
+                   std::function<void(const std::string&)> record,
+                   std::function<void()> before_files)
     : deck_(deck),
       grid_(grid),
       folder_(folder),
       say_(std::move(say)),
       record_(std::move(record)),
       saver_(grid.communicator(), folder.checkpoints(),
-             options_of(deck.checkpoint, grid.gpu() != nullptr)) {}
+             options_of(deck.checkpoint, grid.gpu() != nullptr),
+             [root = grid.root(), before = std::move(before_files)](std::string_view phase) {
+               if (root && (phase == "layout" || phase == "publish" || phase == "prune")) before();
+             }) {}
 
 void RunSaver::keep_choices(Trainer& trainer) {
   if (grid_.gpu() == nullptr) return;

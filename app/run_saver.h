@@ -25,9 +25,10 @@ Error with_sizes(const Error& error, const Deck& deck);
 // Methods are collective. All of it outlives none of its arguments, nor of a trainer it saved.
 class RunSaver {
  public:
-  // `record` takes a line for metrics.jsonl, on rank 0.
+  // On rank 0: `record` takes a line for metrics.jsonl; `before_files` is called, from any thread,
+  // before entries are made, renamed and removed, and what it throws is a failure of the save.
   RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say,
-           std::function<void(const std::string&)> record);
+           std::function<void(const std::string&)> record, std::function<void()> before_files);
 
   // Before training: plans the file and takes an asynchronous save's memory. Error(kSave).
   void prepare(Trainer& trainer);
