@@ -64,6 +64,7 @@ class TakenOver : public ::testing::Test {
     deck.checkpoint.keep = 1;
     deck.run.output = (scratch_folder("taken_over") / folder).string();
     output_ = deck.run.output;
+    if (group_->rank() == 0) fs::remove_all(output_);
     group_->barrier();
     return deck;
   }
