@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <ctime>
+#include <filesystem>
 
 #include "app/console.h"
 #include "app/resume_check.h"
 #include "comm/agree.h"
 #include "comm/profile_range.h"
 #include "io/checkpoint.h"
+#include "io/files.h"
+#include "model/param_table.h"
 
 namespace pg::app {
 
@@ -38,15 +41,51 @@ io::SaveOptions options_of(const CheckpointSection& checkpoint, bool on_gpu) {
 
 }  // namespace
 
+std::int64_t planned_checkpoint_bytes(const Deck& deck) {
+  // As model::ParamStore::records.
+  const auto type = accumulator_of(deck.run.precision);
+  const model::ParamTable table(deck.model);
+  std::vector<comm::TensorRecord> records;
+  for (const auto& spec : table.specs()) {
+    for (const char* part : {"", ".adam_m", ".adam_v"}) {
+      records.push_back({spec.name + part, type, spec.shape, {}});
+    }
+  }
+  const auto& moe = deck.model.moe;
+  for (std::int64_t block = 0; block < deck.model.layers && moe.bias_update > 0.0; ++block) {
+    if (!deck.model.has_experts(block)) continue;
+    records.push_back({model::ParamTable::router_bias_name(block), type, {moe.experts}, {}});
+  }
+  return io::checkpoint_bytes(records, deck.checkpoint.alignment);
+}
+
+Error with_sizes(const Error& error, const Deck& deck) {
+  std::filesystem::path there = std::filesystem::absolute(deck.run.output);
+  std::error_code ignored;
+  while (!std::filesystem::exists(there, ignored) && there != there.parent_path()) {
+    there = there.parent_path();
+  }
+  const auto free = io::free_bytes(there);
+  return Error(error.code(),
+               fmt::format("{} (a checkpoint needs {}, {} are free)", error.what(),
+                           io::readable_bytes(planned_checkpoint_bytes(deck)),
+                           free < 0 ? "unknown" : io::readable_bytes(free)),
+               error.ranks());
+}
+
 RunSaver::RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say,
-                   std::function<void(const std::string&)> record)
+                   std::function<void(const std::string&)> record,
+                   std::function<void()> before_files)
     : deck_(deck),
       grid_(grid),
       folder_(folder),
       say_(std::move(say)),
       record_(std::move(record)),
       saver_(grid.communicator(), folder.checkpoints(),
-             options_of(deck.checkpoint, grid.gpu() != nullptr)) {}
+             options_of(deck.checkpoint, grid.gpu() != nullptr),
+             [root = grid.root(), before = std::move(before_files)](std::string_view phase) {
+               if (root && (phase == "layout" || phase == "publish" || phase == "prune")) before();
+             }) {}
 
 void RunSaver::keep_choices(Trainer& trainer) {
   if (grid_.gpu() == nullptr) return;

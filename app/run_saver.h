@@ -9,18 +9,26 @@
 #include "app/deck.h"
 #include "app/resume.h"
 #include "app/trainer.h"
+#include "comm/error.h"
 #include "comm/process_grid.h"
 #include "io/checkpoint_saver.h"
 #include "io/run_folder.h"
 
 namespace pg::app {
 
+// What a checkpoint of this deck takes, told without building its model.
+std::int64_t planned_checkpoint_bytes(const Deck& deck);
+// A failure to write into the output folder before there is a model, with what a checkpoint needs
+// and what is free there.
+Error with_sizes(const Error& error, const Deck& deck);
+
 // Methods are collective. All of it outlives none of its arguments, nor of a trainer it saved.
 class RunSaver {
  public:
-  // `record` takes a line for metrics.jsonl, on rank 0.
+  // On rank 0: `record` takes a line for metrics.jsonl; `before_files` is called, from any thread,
+  // before entries are made, renamed and removed, and what it throws is a failure of the save.
   RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say,
-           std::function<void(const std::string&)> record);
+           std::function<void(const std::string&)> record, std::function<void()> before_files);
 
   // Before training: plans the file and takes an asynchronous save's memory. Error(kSave).
   void prepare(Trainer& trainer);
