@@ -57,7 +57,11 @@ void RunSaver::keep_choices(Trainer& trainer) {
 }
 
 void RunSaver::prepare(Trainer& trainer) {
-  const auto records = trainer.records();
+  if (deck_.checkpoint.async) {
+    comm::together(grid_.world(), [&] { trainer.pin_records(); });
+  }
+  std::vector<comm::TensorRecord> records;
+  comm::together(grid_.world(), [&] { records = trainer.records(); });
   saver_.prepare(records);
   longest_ = estimated_seconds(io::checkpoint_bytes(records, deck_.checkpoint.alignment));
 }
