@@ -96,7 +96,11 @@ void RunSaver::keep_choices(Trainer& trainer) {
 }
 
 void RunSaver::prepare(Trainer& trainer, double last_seconds) {
-  const auto records = trainer.records();
+  if (deck_.checkpoint.async) {
+    comm::together(grid_.world(), [&] { trainer.pin_records(); });
+  }
+  std::vector<comm::TensorRecord> records;
+  comm::together(grid_.world(), [&] { records = trainer.records(); });
   saver_.prepare(records);
   const auto bytes = io::checkpoint_bytes(records, deck_.checkpoint.alignment);
   const auto hosts = (grid_.world().size() + grid_.local_size() - 1) / grid_.local_size();

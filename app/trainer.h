@@ -73,6 +73,8 @@ class Trainer {
   // collective, and throws as step().
   std::vector<comm::TensorRecord> records() const;
   std::vector<comm::TensorRecord> records_to_save();
+  // Before records that asynchronous saves write: their copy on the host stays, page-locked.
+  void pin_records() { params_.pin_host_copy(); }
   void saved() { params_.drop_host_copy(); }  // the records are no longer needed
   // After a load into records(): the weights follow.
   void loaded();

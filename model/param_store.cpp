@@ -247,11 +247,24 @@ void ParamStore::round_weights(Kernels& kernels) {
   }
 }
 
+// Rounded weights and gradients are in no checkpoint.
+bool ParamStore::saved(const Buffer& buffer) const {
+  return &buffer != &grads_ && (&buffer != &weights_ || !exact_apart());
+}
+
+void ParamStore::pin_host_copy() {
+  if (device() == Device::kCpu) return;
+  pins_mirrors_ = true;
+  mirrors_.clear();
+}
+
 void* ParamStore::on_host(void* data) const {
   if (device() == Device::kCpu || data == nullptr) return data;
   if (mirrors_.empty()) {
     for (const auto* buffer : state()) {
-      mirrors_.push_back({buffer, Buffer(buffer->bytes(), Buffer::Kind::kReserved)});
+      const bool pinned = pins_mirrors_ && saved(*buffer);
+      mirrors_.push_back({buffer, Buffer(buffer->bytes(), pinned ? Buffer::Kind::kPinned
+                                                                 : Buffer::Kind::kReserved)});
     }
   }
   for (const auto& mirror : mirrors_) {
@@ -268,9 +281,7 @@ void ParamStore::to_host() {
   if (device() == Device::kCpu) return;
   on_host(m_.at(0));
   for (const auto& [of, copy] : mirrors_) {
-    // Rounded weights and gradients are in no checkpoint.
-    const bool saved = of != &grads_ && (of != &weights_ || !exact_apart());
-    if (saved && of->bytes() > 0) comm::gpu_copy(copy.at(0), of->at(0), of->bytes());
+    if (saved(*of) && of->bytes() > 0) comm::gpu_copy(copy.at(0), of->at(0), of->bytes());
   }
 }
 
@@ -278,8 +289,7 @@ void ParamStore::from_host() {
   if (device() == Device::kCpu) return;
   on_host(m_.at(0));
   for (const auto& [of, copy] : mirrors_) {
-    const bool saved = of != &grads_ && (of != &weights_ || !exact_apart());
-    if (saved && of->bytes() > 0) comm::gpu_copy(of->at(0), copy.at(0), of->bytes());
+    if (saved(*of) && of->bytes() > 0) comm::gpu_copy(of->at(0), copy.at(0), of->bytes());
   }
 }
 

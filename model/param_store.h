@@ -88,6 +88,10 @@ class ParamStore {
   void from_host();
   // Frees that copy; records made before point nowhere then.
   void drop_host_copy() { mirrors_.clear(); }
+  // The copy's part that checkpoints hold is from now on page-locked, for one that is made again
+  // and again: faster to fill, and no longer memory that nothing uses until it is. Records made
+  // before point nowhere then.
+  void pin_host_copy();
   // The gradients likewise, under the parameters' names: after GradReducer::finish the whole sums,
   // of this moment.
   std::vector<comm::TensorRecord> gradient_records() const;
@@ -105,6 +109,7 @@ class ParamStore {
     const Buffer* of;
     Buffer copy;
   };
+  bool saved(const Buffer& buffer) const;
   void* on_host(void* data) const;  // where records find what the GPU has at `data`
   // Element `offset` of a place's range in `buffer`.
   void* at(const Buffer& buffer, DType type, Space space, std::int64_t place,
@@ -123,6 +128,7 @@ class ParamStore {
   std::vector<std::int64_t> biased_blocks_;  // ascending; their biases lie in this order
   Buffer weight_slots_, grad_slots_;
   mutable std::vector<Mirror> mirrors_;  // of state(), made when first asked for
+  bool pins_mirrors_ = false;
   std::array<std::int64_t, ParamLayout::kSlots> slot_begin_{};
   std::array<std::int64_t, ParamLayout::kSlots> weights_in_slot_{}, grads_in_slot_{};
 };

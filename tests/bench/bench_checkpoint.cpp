@@ -1,9 +1,10 @@
 // Checkpoints against the machine they run on: a synthetic state of SIZE MiB on all ranks, most of
 // its tensors cut by rows, some by columns.
 //   mpirun -n 4 bench_checkpoint DIRECTORY [MIB] [REPEATS]
-// Side by side in each repeat: dd of as many bytes with fsync; a blocking save; a load of it from
-// a file whose pages were dropped; a plain memcpy of the state into warm memory by all ranks at the
-// same time; and an asynchronous save's stall. Medians at the end.
+// Side by side in each repeat: dd of as many bytes with fsync; a blocking save; a load of it from a
+// file whose pages were dropped, into cleared memory that must be as it was saved then; the same
+// with verifying before, as a resume does; a plain memcpy of the state into warm memory by all
+// ranks at the same time; and an asynchronous save's stall. Medians at the end.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -58,24 +59,25 @@ class Bench {
   }
 
   void run() {
-    std::vector<double> dd, save, load, copy, stall, async;
+    std::vector<double> dd, save, load, resume, copy, stall, async;
     io::CheckpointSaver saver(world_, directory_ / "async", {.async = true});
     saver.prepare(records_);
     copy_seconds();
     for (int repeat = 0; repeat < repeats_; ++repeat) {
       dd.push_back(dd_seconds());
       save.push_back(save_seconds());
-      load.push_back(load_seconds());
+      load.push_back(load_seconds(false));
+      resume.push_back(load_seconds(true));
       copy.push_back(copy_seconds());
       const auto report = async_save(saver, repeat + 1);
       stall.push_back(report.stall_seconds);
-      async.push_back(report.seconds);
+      async.push_back(report.work_seconds);
       if (rank_ == 0) {
         std::printf(
-            "repeat %d: dd %.2f s, save %.2f s, load %.2f s | memcpy %.3f s, stall %.3f s, "
-            "async save %.2f s\n",
-            repeat + 1, dd.back(), save.back(), load.back(), copy.back(), stall.back(),
-            async.back());
+            "repeat %d: dd %.2f s, save %.2f s, load %.2f s, verify and load %.2f s | "
+            "memcpy %.3f s, stall %.3f s, async save %.2f s\n",
+            repeat + 1, dd.back(), save.back(), load.back(), resume.back(), copy.back(),
+            stall.back(), async.back());
         std::fflush(stdout);
       }
     }
@@ -91,6 +93,8 @@ class Bench {
                 100 * rate(save) / rate(dd));
     std::printf("load                  %8.0f MB/s  %4.0f %% of dd\n", rate(load),
                 100 * rate(load) / rate(dd));
+    std::printf("verify and load       %8.0f MB/s  %4.0f %% of dd\n", rate(resume),
+                100 * rate(resume) / rate(dd));
     std::printf("asynchronous save     %8.0f MB/s  %4.0f %% of dd\n", rate(async),
                 100 * rate(async) / rate(dd));
     std::printf("memcpy                %8.3f s\n", median(copy));
@@ -139,15 +143,24 @@ class Bench {
     return slowest(since(begin));
   }
 
-  double load_seconds() {
+  // A load that reads nothing, or something else, is no time to tell.
+  double load_seconds(bool verify) {
     if (rank_ == 0) {
       const auto file = io::RawFile::open(saved_ / "state.h5", ExitCode::kData);
       file.drop_cached(0, file.size());
     }
+    const auto saved = memory_;
+    for (auto& memory : memory_) std::fill(memory.begin(), memory.end(), -1.0F);
     group_->barrier();
     const auto begin = Clock::now();
+    std::vector<std::string> notes;
+    if (verify) io::verify_together(*group_, saved_, notes);
     io::load_checkpoint(world_, saved_, records_);
-    return slowest(since(begin));
+    const auto seconds = slowest(since(begin));
+    comm::together(*group_, [&] {
+      if (memory_ != saved) throw fail(ExitCode::kBug, "what was loaded is not what was saved");
+    });
+    return seconds;
   }
 
   double copy_seconds() {
