@@ -3,19 +3,22 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <csignal>
+#include <numeric>
 #include <system_error>
 #include <utility>
 
 #include "comm/agree.h"
+#include "comm/later_min.h"
 #include "io/background_task.h"
 #include "io/checkpoint_commit.h"
 #include "io/checkpoint_copy.h"
 #include "io/checkpoint_slabs.h"
 #include "io/checkpoint_state.h"
+#include "io/file_size_signal.h"
 #include "io/files.h"
 #include "io/manifest.h"
 
@@ -30,22 +33,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
-
-// A write past a file size limit (ulimit -f) is an error to report, not a signal that kills.
-class FileSizeSignalIgnored {
- public:
-  FileSizeSignalIgnored() {
-    struct sigaction ignore {};
-    ignore.sa_handler = SIG_IGN;
-    ::sigaction(SIGXFSZ, &ignore, &before_);
-  }
-  FileSizeSignalIgnored(const FileSizeSignalIgnored&) = delete;
-  FileSizeSignalIgnored& operator=(const FileSizeSignalIgnored&) = delete;
-  ~FileSizeSignalIgnored() { ::sigaction(SIGXFSZ, &before_, nullptr); }
-
- private:
-  struct sigaction before_ {};
-};
 
 // Thrown between pieces of a save that has failed elsewhere.
 struct Cancelled {};
@@ -79,7 +66,9 @@ class CheckpointSaver::Engine {
         directory_(std::move(directory)),
         options_(std::move(options)),
         observer_(std::move(observer)),
-        process_(comm::broadcast(*group_, std::to_string(::getpid()), 0)) {}
+        process_(comm::broadcast(*group_, std::to_string(::getpid()), 0)) {
+    if (options_.async) later_.emplace(world);
+  }
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   ~Engine() {
@@ -120,10 +109,14 @@ class CheckpointSaver::Engine {
   std::optional<SaveReport> poll() {
     if (!save_ || !options_.async) return std::nullopt;
     called_ = Clock::now();
-    // Ranks come here together, from the sums that end a step: to agree on one number takes no
-    // longer than one of those, and the next phase begins at once.
-    if (least_progress() != Progress::kRunning) {
-      if (auto report = end_phase()) return report;
+    // Storage that keeps up has ended the phase by the first poll after it began: that one asks at
+    // once, as the sums that end a step do. Slower storage is not worth waiting for other ranks
+    // at each step: what they say at one poll is looked at in the next.
+    const auto least = save_->polls++ == 0 ? least_progress() : least_before();
+    if (least == Progress::kRunning) {
+      later_->give(static_cast<std::int64_t>(progress()));
+    } else {
+      if (auto report = end_phase(least == Progress::kDone)) return report;
       begin_phase();
     }
     stall_ += seconds_since(called_);
@@ -134,6 +127,7 @@ class CheckpointSaver::Engine {
     if (!save_) return std::nullopt;
     called_ = Clock::now();
     if (options_.async) {
+      if (later_->given()) later_->take();
       least_progress();
     } else {
       begin_phase();
@@ -158,11 +152,11 @@ class CheckpointSaver::Engine {
     SaveReport report;
     std::int64_t phase = kLayout;  // begun, not ended
     bool committed = false, prunes = true;
-    double take_seconds = 0;   // this rank
-    double phase_seconds = 0;  // the slowest rank's, of the phases behind
+    int polls = 0;  // since the phase began
+    double copy_seconds = 0;
     // The task's while it runs.
-    double task_seconds = 0;
-    std::vector<std::string> digests;  // of this rank's chunks; on rank 0 at last of all
+    std::array<double, kEnd> seconds{};  // of each phase on this rank
+    std::vector<std::string> digests;    // of this rank's chunks; on rank 0 at last of all
     std::optional<Publication> publication;
   };
 
@@ -211,7 +205,7 @@ class CheckpointSaver::Engine {
         save_->tensors.assign(tensors.begin(), tensors.end());
       }
     });
-    save_->take_seconds = seconds_since(save_->begin) - save_->report.waited_seconds;
+    save_->copy_seconds = seconds_since(save_->begin) - save_->report.waited_seconds;
   }
 
   void make_directories() {
@@ -228,8 +222,9 @@ class CheckpointSaver::Engine {
     const auto work = [this] {
       const auto begin = Clock::now();
       attempt(save_->what, [&] { run_phase(); });
-      save_->task_seconds = seconds_since(begin);
+      save_->seconds[static_cast<std::size_t>(save_->phase)] = seconds_since(begin);
     };
+    save_->polls = 0;
     if (!options_.async) return task_.run(work);
     try {
       task_.start(work);
@@ -289,27 +284,35 @@ class CheckpointSaver::Engine {
     }
   }
 
-  // Collective. Where one rank has failed, the others stop at their next piece.
+  Progress progress() const {
+    if (task_.failed()) return Progress::kFailed;
+    return task_.done() ? Progress::kDone : Progress::kRunning;
+  }
+  // Collective: now, and at the last poll. Where a rank has failed, the others stop at their next
+  // piece.
   Progress least_progress() {
-    const auto mine = task_.failed() ? Progress::kFailed
-                      : task_.done() ? Progress::kDone
-                                     : Progress::kRunning;
-    const auto least = static_cast<Progress>(
-        comm::all_reduce(*group_, static_cast<std::int64_t>(mine), comm::ReduceOp::kMin));
-    if (least == Progress::kFailed) cancel_ = true;
-    return least;
+    return heed(
+        comm::all_reduce(*group_, static_cast<std::int64_t>(progress()), comm::ReduceOp::kMin));
+  }
+  Progress least_before() { return heed(later_->take()); }
+  Progress heed(std::int64_t least) {
+    if (static_cast<Progress>(least) == Progress::kFailed) cancel_ = true;
+    return static_cast<Progress>(least);
   }
 
-  // Waits for the phase on all ranks. The report after the last one.
-  std::optional<SaveReport> end_phase() {
-    settle([&] {
-      try {
-        task_.take();
-      } catch (const Cancelled&) {  // another rank has the reason
-      }
-    });
-    // A phase is as long as on its slowest rank, and another rank may be the slowest in the next.
-    save_->phase_seconds += comm::all_reduce(*group_, save_->task_seconds, comm::ReduceOp::kMax);
+  // Waits for the phase on all ranks, of which the caller may know that it is `done`. The report
+  // after the last one.
+  std::optional<SaveReport> end_phase(bool done = false) {
+    if (done) {
+      task_.take();
+    } else {
+      settle([&] {
+        try {
+          task_.take();
+        } catch (const Cancelled&) {  // another rank has the reason
+        }
+      });
+    }
     if (save_->phase == kDigest) gather_digests();
     if (save_->phase == kCommit) {
       save_->committed = true;
@@ -317,15 +320,16 @@ class CheckpointSaver::Engine {
     }
     if (++save_->phase < kEnd) return std::nullopt;
     auto report = std::move(save_->report);
-    std::array<double, 4> most{stall_ + seconds_since(called_), report.seconds, save_->take_seconds,
-                               report.waited_seconds};
-    const auto phase_seconds = save_->phase_seconds;
+    std::array<double, 4 + kEnd> most{stall_ + seconds_since(called_), report.seconds,
+                                      report.waited_seconds, save_->copy_seconds};
+    // A phase is as long as on its slowest rank, and another rank may be the slowest in the next.
+    std::copy(save_->seconds.begin(), save_->seconds.end(), most.begin() + 4);
     save_.reset();
     group_->all_reduce({most.data(), most.size(), DType::kF64}, comm::ReduceOp::kMax).wait();
     report.stall_seconds = most[0];
     report.seconds = most[1];
-    report.work_seconds = most[2] + phase_seconds;
-    report.waited_seconds = most[3];
+    report.waited_seconds = most[2];
+    report.work_seconds = std::accumulate(most.begin() + 3, most.end(), 0.0);
     return report;
   }
 
@@ -395,6 +399,7 @@ class CheckpointSaver::Engine {
   const SaveOptions options_;
   const SaveObserver observer_;
   const std::string process_;  // rank 0's
+  std::optional<comm::LaterMin> later_;
   StateCopy copy_;
   std::string planned_;  // digest of the list that layout_ is of
   StateLayout layout_;   // its metadata on rank 0 only

@@ -55,10 +55,11 @@ class CheckpointSaver {
   // `prune` false: no older one is removed for it.
   std::optional<SaveReport> start(const CheckpointInfo& info,
                                   std::span<const comm::TensorRecord> tensors, bool prune = true);
-  // Moves a pending asynchronous save along without waiting for its thread: between steps, where
-  // ranks come together anyway (they agree on one number). The third call starts the commit when
-  // storage keeps up with the steps. A report once the save has ended. Errors as save_checkpoint,
-  // on all ranks in the same call.
+  // Moves a pending asynchronous save along without waiting for its thread: between steps. The
+  // third call begins the commit when storage keeps up with the steps; slower storage costs one
+  // more in each phase. (The first call after a phase began agrees with the other ranks at once,
+  // which come from the same step.) A report once the save has ended. Errors as save_checkpoint, on
+  // all ranks in the same call.
   std::optional<SaveReport> poll();
   // Waits for the end of a pending save.
   std::optional<SaveReport> finish();

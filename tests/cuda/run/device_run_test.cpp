@@ -67,7 +67,7 @@ TEST_P(DeviceRunIn, a_stopped_and_resumed_run_prints_the_same_digits) {
   auto deck = deck_in("stopped", GetParam(), "cuda");
   // One precision while training goes on, from page-locked memory.
   deck.checkpoint.async = GetParam() == DType::kBF16;
-  if (deck.checkpoint.async) deck.checkpoint.every = 1;
+  if (deck.checkpoint.async) deck.checkpoint.every = kStop - 1;
   // As a run that is repeated: with the choices that the first one made.
   const auto choices = fs::path(straight.run.output) / "choices.json";
   const auto kept = io::RunFolder(straight.run.output).read_choices();
