@@ -127,7 +127,12 @@ void RunSaver::save(Trainer& trainer) {
       io::json_string(tokenizer_identity(trainer.train_file())));
   keep_choices(trainer);
   saving_ = &trainer;
-  saver_.start(info, trainer.records_to_save());
+  // Out of the GPU, and the check of replicas: training waits for that as for the copy.
+  const auto fetching = Clock::now();
+  const auto records = trainer.records_to_save();
+  const double fetched = std::chrono::duration<double>(Clock::now() - fetching).count();
+  fetch_seconds_ = comm::all_reduce(grid_.world(), fetched, comm::ReduceOp::kMax);
+  saver_.start(info, records);
   if (!deck_.checkpoint.async) finish();
 }
 
@@ -152,18 +157,26 @@ void RunSaver::tell(const std::optional<io::SaveReport>& report) {
   if (!report) return;
   // Memory of the copy on the host stays for the next asynchronous one, which then stalls less.
   if (!deck_.checkpoint.async) saving_->saved();
-  longest_ = measured_ ? std::max(longest_, report->work_seconds) : report->work_seconds;
+  const double stall = fetch_seconds_ + report->stall_seconds;
+  const double work = fetch_seconds_ + report->work_seconds;
+  // A blocking one is all stall, agreement and pruning included.
+  const double whole = deck_.checkpoint.async ? work : stall;
+  longest_ = measured_ ? std::max(longest_, whole) : whole;
   measured_ = true;
   const auto bytes = static_cast<double>(report->bytes);
   comm::together(grid_.world(), [&] {
     if (!grid_.root()) return;
-    record_(fmt::format(
-        "{{\"step\": {}, \"save_s\": {}, \"save_stall_s\": {}, \"save_bytes\": {}}}", report->step,
-        io::json_number(report->seconds), io::json_number(report->stall_seconds), report->bytes));
+    record_(
+        fmt::format("{{\"step\": {}, \"save_s\": {}, \"save_work_s\": {}, \"save_stall_s\": {}, "
+                    "\"save_bytes\": {}}}",
+                    report->step, io::json_number(fetch_seconds_ + report->seconds),
+                    io::json_number(work), io::json_number(stall), report->bytes));
   });
+  for (const auto& warning : report->warnings) say_(fmt::format("warning: {}\n", warning));
+  // Not the seconds till the commit: those of an asynchronous save count steps of training.
   say_(fmt::format("saved {} | {} | {:.2f} s, {}/s | training stalled {:.2f} s\n",
-                   report->path.string(), bytes_text(bytes), report->seconds,
-                   bytes_text(bytes / report->seconds), report->stall_seconds));
+                   report->path.string(), bytes_text(bytes), work, bytes_text(bytes / work),
+                   stall));
 }
 
 }  // namespace pg::app

@@ -44,8 +44,9 @@ class RunSaver {
   // rank has alone abandons it (the destructor).
   void finish_after(const Error& error) noexcept;
 
-  // What a save from now on may keep the run: the longest so far, and once more where one is
-  // pending; before the first an estimate from its bytes. The same on every rank.
+  // What a save from now on may keep the run: the longest so far (a blocking one's whole time, an
+  // asynchronous one's work), and once more where one is pending; before the first an estimate from
+  // its bytes. The same on every rank.
   double expected_seconds() const { return (saver_.pending() ? 2 : 1) * longest_; }
 
  private:
@@ -59,6 +60,7 @@ class RunSaver {
   std::function<void(const std::string&)> record_;
   io::CheckpointSaver saver_;
   Trainer* saving_ = nullptr;  // whose records a pending save may read
+  double fetch_seconds_ = 0;   // before the last save; the slowest rank's
   bool measured_ = false;
   double longest_ = 0;
 };

@@ -19,7 +19,10 @@ std::vector<Row> saving_rows() {
        .fallback = 0,
        .range = between(0, kStepsMax),
        .unit = "checkpoints",
-       .doc = "Newest ones to keep. 0: all. None is removed before a newer one has been verified."},
+       .doc =
+           "Newest sound ones to keep. 0: all. None is removed before a newer one is committed, "
+           "its "
+           "manifest and the sizes of its files looked at (with checkpoint.verify all it holds)."},
       {.name = "checkpoint.keep_every",
        .field = at(checkpoint, &Checkpoint::keep_every),
        .fallback = 0,
@@ -36,7 +39,8 @@ std::vector<Row> saving_rows() {
        .field = at(checkpoint, &Checkpoint::async),
        .fallback = false,
        .doc = "Copy the state and write it while training goes on; takes its bytes of memory once "
-              "more."},
+              "more. It counts from its commit, a few steps later: a kill before that costs up to "
+              "2 * checkpoint.every - 1 steps."},
       {.name = "checkpoint.verify",
        .field = at(checkpoint, &Checkpoint::verify),
        .fallback = false,

@@ -34,14 +34,19 @@ void BackgroundTask::start(std::function<void()> work) {
   PG_ASSERT(!thread_.joinable() && failure_ == nullptr, "the last outcome was not taken");
   done_.store(false, std::memory_order_relaxed);
   const SignalsBlocked blocked;  // a thread inherits the mask
-  thread_ = std::thread([this, work = std::move(work)] {
-    try {
-      work();
-    } catch (...) {
-      failure_ = std::current_exception();
-    }
-    done_.store(true, std::memory_order_release);
-  });
+  try {
+    thread_ = std::thread([this, work = std::move(work)] {
+      try {
+        work();
+      } catch (...) {
+        failure_ = std::current_exception();
+      }
+      done_.store(true, std::memory_order_release);
+    });
+  } catch (...) {
+    done_.store(true, std::memory_order_relaxed);
+    throw;
+  }
 }
 
 void BackgroundTask::run(const std::function<void()>& work) {

@@ -16,8 +16,9 @@ class BackgroundTask {
   BackgroundTask& operator=(const BackgroundTask&) = delete;
   ~BackgroundTask() { forget(); }
 
-  // Neither before the outcome of the last one was taken.
-  void start(std::function<void()> work);       // in a thread that signals leave alone
+  // Neither before the outcome of the last one was taken. start: in a thread that signals leave
+  // alone; std::system_error when there is none to be had, and then nothing has begun.
+  void start(std::function<void()> work);
   void run(const std::function<void()>& work);  // here and now
 
   // Of the work begun last; any time.

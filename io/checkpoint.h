@@ -1,16 +1,16 @@
 // Checkpoints: the logical state of a run in a directory entry `step-NNNNNNNNN` that any grid can
 // load.
 //
-//   state.h5        parallel HDF5 (libver latest), one contiguous dataset a tensor (global,
-//   unfused),
-//                   written by all ranks together
+//   state.h5        HDF5 (libver latest), one contiguous dataset a tensor (global, unfused): laid
+//                   out by rank 0, then each rank writes its bytes at their offsets (pwrite)
 //   run.json        step, cursor, dataset fingerprint, provenance
 //   deck.toml       the resolved deck
 //   manifest.json   sizes and XXH3-128 (of each 16 MiB) of the files above, and its own digest
 //
-// Commit: everything is written under `.step-NNNNNNNNN.PID`, closed, fsynced (H5Fclose does not),
-// read back for the manifest, renamed to its final name, and the parent directory is fsynced. What
-// has the final name is complete; whether storage still returns it is what verify tells.
+// Commit: everything is written under `.step-NNNNNNNNN.PID`, fsynced by each rank that wrote, read
+// once for the digests (from the page cache mostly; SaveOptions::verify reads storage), renamed to
+// its final name, and the parent directory is fsynced. What has the final name is complete; whether
+// storage still returns it is what verify tells.
 #pragma once
 
 #include <cstdint>
@@ -135,16 +135,19 @@ std::int64_t checkpoint_bytes(std::span<const comm::TensorRecord> tensors,
                               std::int64_t alignment = 4096);
 
 struct PruneRule {
-  std::int64_t keep = 0;        // the newest so many; 0: all
+  std::int64_t keep = 0;        // the newest so many that are sound; 0: all
   std::int64_t keep_every = 0;  // and those of steps that this divides; 0: no others
   // The step just saved: newer entries are damaged ones that a resume passed over, and counting
   // them would remove good ones in their favour.
   std::int64_t last_saved = std::numeric_limits<std::int64_t>::max();
 };
-// Removes the other entries of step `last_saved` or below, each renamed out of sight first. Only
-// when the newest of those has a sound manifest and files of its sizes; else Error(kSave) and all
-// stay. Collective callers: rank 0 only. `observer`: "prune" and "pruned".
-void prune_checkpoints(const std::filesystem::path& directory, const PruneRule& rule,
-                       const SaveObserver& observer = {});
+// Removes the other entries of step `last_saved` or below, each renamed out of sight first. Sound
+// is one with a sound manifest and files of its sizes; among the newest, one that is not takes
+// nobody's place and stays. Only when the newest of all is sound; else Error(kSave) and all stay.
+// Returns a warning for each one that could not be removed, naming its path: nothing is lost by
+// that. Collective callers: rank 0 only. `observer`: "prune" and "pruned".
+std::vector<std::string> prune_checkpoints(const std::filesystem::path& directory,
+                                           const PruneRule& rule,
+                                           const SaveObserver& observer = {});
 
 }  // namespace pg::io

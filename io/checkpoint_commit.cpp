@@ -4,11 +4,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <regex>
 
+#include "comm/activity.h"
 #include "io/checkpoint_entry.h"
 #include "io/checkpoint_state.h"
 #include "io/files.h"
@@ -21,10 +20,15 @@ namespace fs = std::filesystem;
 namespace {
 
 void rename_path(const fs::path& from, const fs::path& to) {
-  if (::rename(from.c_str(), to.c_str()) != 0) {
+  if (const auto error = move_tree(from, to)) {
     throw fail(ExitCode::kSave, "{}: renaming it to {} failed: {}", from.string(),
-               to.filename().string(), std::strerror(errno));
+               to.filename().string(), error.message());
   }
+}
+
+bool exchange_names(const fs::path& one, const fs::path& other) {
+  const comm::FileOperation mark("renaming", one.native());
+  return ::renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) == 0;
 }
 
 // What a save or pruning left of the entry `final`.
@@ -47,6 +51,21 @@ std::vector<Leftover> leftovers(const fs::path& directory) {
 }
 
 }  // namespace
+
+std::error_code move_tree(const fs::path& from, const fs::path& to) {
+  const comm::FileOperation mark("renaming", from.native());
+  std::error_code error;
+  fs::rename(from, to, error);
+  return error;
+}
+
+std::error_code remove_tree(const fs::path& path) {
+  const comm::FileOperation mark("removing", path.native());
+  std::error_code error;
+  fs::remove_all(path, error);
+  comm::note_progress();
+  return error;
+}
 
 void make_lasting_directory(const fs::path& directory) {
   std::vector<fs::path> missing;
@@ -76,7 +95,7 @@ void remove_leftovers(const fs::path& directory) {
   std::error_code error, ignored;
   for (const auto& [path, final, replaced] : leftovers(directory)) {
     if (replaced && !fs::exists(fs::symlink_status(final, error))) continue;  // not to be renamed
-    fs::remove_all(path, ignored);
+    remove_tree(path);
   }
 }
 
@@ -97,8 +116,7 @@ Publication::Publication(fs::path temporary, fs::path final)
   std::error_code error;
   if (!fs::exists(fs::symlink_status(final_, error))) {
     rename_path(temporary_, final_);
-  } else if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, final_.c_str(), RENAME_EXCHANGE) ==
-             0) {
+  } else if (exchange_names(temporary_, final_)) {
     old_ = temporary_;
   } else {
     rename_path(final_, replaced_);
@@ -113,16 +131,16 @@ Publication::Publication(fs::path temporary, fs::path final)
 }
 
 void Publication::undo() noexcept {
-  std::error_code error;
+  // As they were exchanged: at no moment without a name.
+  if (old_ == temporary_ && exchange_names(temporary_, final_)) return;
   const fs::path aside = temporary_.string() + ".undone";
-  fs::rename(final_, aside, error);
-  if (!old_.empty()) fs::rename(old_, final_, error);
-  fs::rename(aside, temporary_, error);
+  move_tree(final_, aside);
+  if (!old_.empty()) move_tree(old_, final_);
+  move_tree(aside, temporary_);
 }
 
 void Publication::finish() noexcept {
-  std::error_code error;
-  if (!old_.empty()) fs::remove_all(old_, error);
+  if (!old_.empty()) remove_tree(old_);
 }
 
 }  // namespace pg::io

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "io/checkpoint.h"
@@ -19,6 +20,11 @@ void give_names_back(const std::filesystem::path& directory);
 // Does that, and removes what else saves and prunings of other processes left under names of ours
 // (`.step-...`). What cannot be removed is left.
 void remove_leftovers(const std::filesystem::path& directory);
+
+// Renames it, or removes it with all that is in it. Marked for the watchdog: storage may be slow to
+// forget what is large. The system's reason on failure.
+std::error_code move_tree(const std::filesystem::path& from, const std::filesystem::path& to);
+std::error_code remove_tree(const std::filesystem::path& path);
 
 // Writes the small files of the entry that is being made in `temporary`, and its manifest: of
 // state.h5 these digests, of the others what storage returns. Synced. Error(kSave).

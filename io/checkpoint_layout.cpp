@@ -10,6 +10,7 @@
 #include <cstring>
 #include <optional>
 
+#include "comm/activity.h"
 #include "comm/mpi_internal.h"
 #include "io/checkpoint_format.h"
 #include "io/checkpoint_state.h"
@@ -216,7 +217,10 @@ void lay_out_state(const std::filesystem::path& path, const StateLayout& layout)
                std::strerror(open_reason));
   }
   RawFile file(fd, path, ExitCode::kSave);
-  int reason = ::fallocate(fd, 0, 0, layout.size) == 0 ? 0 : errno;
+  int reason = [&] {
+    const comm::FileOperation mark("reserving", path.native());
+    return ::fallocate(fd, 0, 0, layout.size) == 0 ? 0 : errno;
+  }();
   if (reason == EOPNOTSUPP || reason == ENOSYS) {
     const auto free = free_bytes(path);
     reason = free >= 0 && free < layout.size ? ENOSPC : 0;

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "io/checkpoint.h"
+#include "io/checkpoint_commit.h"
 #include "io/checkpoint_entry.h"
 #include "io/manifest.h"
 
@@ -9,21 +10,33 @@ namespace pg::io {
 
 namespace fs = std::filesystem;
 
-void prune_checkpoints(const fs::path& directory, const PruneRule& rule,
-                       const SaveObserver& observer) {
-  if (rule.keep <= 0) return;
+namespace {
+
+// Why a resume would pass this entry over, without reading what its files hold; empty: sound.
+std::string unsound(const fs::path& entry) {
+  try {
+    compare_sizes(entry, read_manifest(entry));
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> prune_checkpoints(const fs::path& directory, const PruneRule& rule,
+                                           const SaveObserver& observer) {
+  std::vector<std::string> warnings;
+  if (rule.keep <= 0) return warnings;
   std::int64_t kept = 0;
   for (const auto& entry : list_checkpoints(directory)) {
     if (entry.step > rule.last_saved) continue;
-    if (kept == 0) {
-      try {
-        compare_sizes(entry.path, read_manifest(entry.path));
-      } catch (const Error& error) {
-        throw fail(ExitCode::kSave, "nothing older was removed: {}", error.what());
-      }
-    }
     if (kept < rule.keep) {
-      ++kept;
+      const auto why = unsound(entry.path);
+      if (kept == 0 && !why.empty()) {
+        throw fail(ExitCode::kSave, "nothing older was removed: {}", why);
+      }
+      if (why.empty()) ++kept;
       continue;
     }
     if (rule.keep_every > 0 && entry.step % rule.keep_every == 0) continue;
@@ -31,15 +44,19 @@ void prune_checkpoints(const fs::path& directory, const PruneRule& rule,
     // Out of sight first: a crash half-way leaves no half-empty entry behind.
     const auto hidden =
         directory / fmt::format(".{}.{}.pruned", checkpoint_name(entry.step), ::getpid());
-    std::error_code error;
-    fs::rename(entry.path, hidden, error);
-    if (!error && observer) observer("pruned");
-    if (!error) fs::remove_all(hidden, error);
-    if (error) {
-      throw fail(ExitCode::kSave, "{}: cannot be removed: {}", entry.path.string(),
-                 error.message());
+    if (const auto error = move_tree(entry.path, hidden)) {
+      warnings.push_back(
+          fmt::format("{}: cannot be removed: {}", entry.path.string(), error.message()));
+      continue;
+    }
+    if (observer) observer("pruned");
+    if (const auto error = remove_tree(hidden)) {
+      warnings.push_back(
+          fmt::format("{}: what was pruned cannot be removed, the next save tries again: {}",
+                      hidden.string(), error.message()));
     }
   }
+  return warnings;
 }
 
 }  // namespace pg::io

@@ -7,11 +7,10 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <system_error>
 #include <utility>
 
-#include "comm/activity.h"
 #include "comm/agree.h"
-#include "comm/later_min.h"
 #include "io/background_task.h"
 #include "io/checkpoint_commit.h"
 #include "io/checkpoint_copy.h"
@@ -52,7 +51,8 @@ class FileSizeSignalIgnored {
 struct Cancelled {};
 
 enum Phase : std::int64_t { kLayout, kWrite, kDigest, kCommit, kPrune, kEnd };
-constexpr std::int64_t kFailed = -1;
+// Of a phase on a rank, or on the rank that is least far.
+enum class Progress : std::int64_t { kFailed, kRunning, kDone };
 
 void check_owners(comm::Group& group, std::span<const TensorRecord> tensors) {
   std::vector<std::int64_t> owned(tensors.size(), 0);
@@ -79,9 +79,7 @@ class CheckpointSaver::Engine {
         directory_(std::move(directory)),
         options_(std::move(options)),
         observer_(std::move(observer)),
-        process_(comm::broadcast(*group_, std::to_string(::getpid()), 0)) {
-    if (options_.async) later_.emplace(world);
-  }
+        process_(comm::broadcast(*group_, std::to_string(::getpid()), 0)) {}
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   ~Engine() {
@@ -113,10 +111,7 @@ class CheckpointSaver::Engine {
     save_->temporary = directory_ / fmt::format(".{}.{}", name, process_);
     save_->state = save_->temporary / kStateName;
     settle([&] { take(tensors); });
-    if (options_.async) {
-      begin_phase();
-      later_->give(progress());
-    }
+    if (options_.async) begin_phase();
     stall_ = seconds_since(called_);
     return earlier;
   }
@@ -124,13 +119,12 @@ class CheckpointSaver::Engine {
   std::optional<SaveReport> poll() {
     if (!save_ || !options_.async) return std::nullopt;
     called_ = Clock::now();
-    const auto least = later_->take();
-    if (least == kFailed) cancel_ = true;
-    if (least == kFailed || least > save_->phase) {
+    // Ranks come here together, from the sums that end a step: to agree on one number takes no
+    // longer than one of those, and the next phase begins at once.
+    if (least_progress() != Progress::kRunning) {
       if (auto report = end_phase()) return report;
       begin_phase();
     }
-    later_->give(progress());
     stall_ += seconds_since(called_);
     return std::nullopt;
   }
@@ -139,7 +133,7 @@ class CheckpointSaver::Engine {
     if (!save_) return std::nullopt;
     called_ = Clock::now();
     if (options_.async) {
-      if (later_->take() == kFailed) cancel_ = true;
+      least_progress();
     } else {
       begin_phase();
     }
@@ -163,8 +157,10 @@ class CheckpointSaver::Engine {
     SaveReport report;
     std::int64_t phase = kLayout;  // begun, not ended
     bool committed = false;
+    double take_seconds = 0;   // this rank
+    double phase_seconds = 0;  // the slowest rank's, of the phases behind
     // The task's while it runs.
-    double work_seconds = 0;
+    double task_seconds = 0;
     std::vector<std::string> digests;  // of this rank's chunks; on rank 0 at last of all
     std::optional<Publication> publication;
   };
@@ -214,7 +210,7 @@ class CheckpointSaver::Engine {
         save_->tensors.assign(tensors.begin(), tensors.end());
       }
     });
-    save_->work_seconds = seconds_since(save_->begin) - save_->report.waited_seconds;
+    save_->take_seconds = seconds_since(save_->begin) - save_->report.waited_seconds;
   }
 
   void make_directories() {
@@ -231,9 +227,18 @@ class CheckpointSaver::Engine {
     const auto work = [this] {
       const auto begin = Clock::now();
       attempt(save_->what, [&] { run_phase(); });
-      save_->work_seconds += seconds_since(begin);
+      save_->task_seconds = seconds_since(begin);
     };
-    options_.async ? task_.start(work) : task_.run(work);
+    if (!options_.async) return task_.run(work);
+    try {
+      task_.start(work);
+    } catch (const std::system_error& error) {
+      // Of this rank alone: what ends the save on all of them is the task's failure.
+      task_.run([&] {
+        throw Error(ExitCode::kSave,
+                    described(save_->what, fmt::format("no thread for it: {}", error.what())));
+      });
+    }
   }
 
   void run_phase() {
@@ -252,10 +257,7 @@ class CheckpointSaver::Engine {
             save_->state, layout_.offsets, save_->tensors, [&] { reach("data"); }, between);
         // Every rank: its own node holds the pages that it wrote.
         reach("sync");
-        {
-          const comm::FileOperation mark("fsync", save_->state.native());
-          sync_path(save_->state);
-        }
+        sync_owned(save_->state, layout_.offsets, save_->tensors, between);
         if (!options_.verify) return;
         reach("verify");
         return verify_owned(save_->state, layout_.offsets, save_->tensors, between);
@@ -280,14 +282,20 @@ class CheckpointSaver::Engine {
       default:
         if (!root_) return;
         save_->publication->finish();
-        prune_checkpoints(directory_, {options_.keep, options_.keep_every, save_->info.step},
-                          observer_);
+        save_->report.warnings = prune_checkpoints(
+            directory_, {options_.keep, options_.keep_every, save_->info.step}, observer_);
     }
   }
 
-  // How many phases this rank has behind it.
-  std::int64_t progress() const {
-    return task_.failed() ? kFailed : save_->phase + (task_.done() ? 1 : 0);
+  // Collective. Where one rank has failed, the others stop at their next piece.
+  Progress least_progress() {
+    const auto mine = task_.failed() ? Progress::kFailed
+                      : task_.done() ? Progress::kDone
+                                     : Progress::kRunning;
+    const auto least = static_cast<Progress>(
+        comm::all_reduce(*group_, static_cast<std::int64_t>(mine), comm::ReduceOp::kMin));
+    if (least == Progress::kFailed) cancel_ = true;
+    return least;
   }
 
   // Waits for the phase on all ranks. The report after the last one.
@@ -298,6 +306,8 @@ class CheckpointSaver::Engine {
       } catch (const Cancelled&) {  // another rank has the reason
       }
     });
+    // A phase is as long as on its slowest rank, and another rank may be the slowest in the next.
+    save_->phase_seconds += comm::all_reduce(*group_, save_->task_seconds, comm::ReduceOp::kMax);
     if (save_->phase == kDigest) gather_digests();
     if (save_->phase == kCommit) {
       save_->committed = true;
@@ -305,13 +315,14 @@ class CheckpointSaver::Engine {
     }
     if (++save_->phase < kEnd) return std::nullopt;
     auto report = std::move(save_->report);
-    std::array<double, 4> most{stall_ + seconds_since(called_), report.seconds, save_->work_seconds,
+    std::array<double, 4> most{stall_ + seconds_since(called_), report.seconds, save_->take_seconds,
                                report.waited_seconds};
+    const auto phase_seconds = save_->phase_seconds;
     save_.reset();
     group_->all_reduce({most.data(), most.size(), DType::kF64}, comm::ReduceOp::kMax).wait();
     report.stall_seconds = most[0];
     report.seconds = most[1];
-    report.work_seconds = most[2];
+    report.work_seconds = most[2] + phase_seconds;
     report.waited_seconds = most[3];
     return report;
   }
@@ -344,9 +355,8 @@ class CheckpointSaver::Engine {
     cancel_ = false;
     if (root_ && save_->committed) save_->publication->finish();
     if (root_ && !save_->committed) {
-      std::error_code error;
       if (save_->publication) save_->publication->undo();
-      fs::remove_all(save_->temporary, error);
+      remove_tree(save_->temporary);
     }
     save_.reset();
   }
@@ -383,7 +393,6 @@ class CheckpointSaver::Engine {
   const SaveOptions options_;
   const SaveObserver observer_;
   const std::string process_;  // rank 0's
-  std::optional<comm::LaterMin> later_;
   StateCopy copy_;
   std::string planned_;  // digest of the list that layout_ is of
   StateLayout layout_;   // its metadata on rank 0 only

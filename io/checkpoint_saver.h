@@ -12,6 +12,8 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "comm/mpi_session.h"
 #include "io/checkpoint.h"
@@ -24,8 +26,10 @@ struct SaveReport {
   std::int64_t bytes = 0;     // of the tensors' file
   double stall_seconds = 0;   // in which the caller did nothing else; the slowest rank's
   double seconds = 0;         // from start() to the commit; likewise
-  double work_seconds = 0;    // copying, writing, digesting and committing; likewise
+  double work_seconds = 0;    // of the copy and each phase on its slowest rank, without the time
+                              // between phases in which nothing was saved
   double waited_seconds = 0;  // of the stall: for an earlier save, before this one began
+  std::vector<std::string> warnings = {};  // rank 0: older entries that could not be removed
 };
 
 // Methods are collective; all ranks pass the same but for the slabs. One saver at a time writes to
@@ -50,8 +54,10 @@ class CheckpointSaver {
   // in finish(), and they may not change before. Errors as save_checkpoint.
   std::optional<SaveReport> start(const CheckpointInfo& info,
                                   std::span<const comm::TensorRecord> tensors);
-  // Moves a pending asynchronous save along without waiting for it: between steps. A report once it
-  // has ended. Errors as save_checkpoint, on all ranks in the same call.
+  // Moves a pending asynchronous save along without waiting for its thread: between steps, where
+  // ranks come together anyway (they agree on one number). The third call starts the commit when
+  // storage keeps up with the steps. A report once the save has ended. Errors as save_checkpoint,
+  // on all ranks in the same call.
   std::optional<SaveReport> poll();
   // Waits for the end of a pending save.
   std::optional<SaveReport> finish();

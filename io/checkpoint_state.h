@@ -45,7 +45,8 @@ void create_with_hints(const std::filesystem::path& path, const std::vector<std:
 // metadata. Error(kSave).
 void lay_out_state(const std::filesystem::path& path, const StateLayout& layout);
 // Serial, any thread. The file is as large as it was laid out, and its metadata is what was
-// written, as storage returns it. Error(kSave).
+// written, as the system returns it: after the ranks' data, whatever wrote over it meanwhile. Its
+// page cache may answer. Error(kSave).
 void check_metadata(const std::filesystem::path& path, const StateLayout& layout);
 
 // What goes on between the pieces of a long piece of work; what it throws ends that.
@@ -57,6 +58,10 @@ using BetweenPieces = std::function<void()>;
 void write_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,
                  std::span<const comm::TensorRecord> tensors, const BetweenPieces& before_tensor,
                  const BetweenPieces& between);
+// The same bytes onto storage, piece by piece with progress noted (one fsync of a large share would
+// look like a hang), then fsync. Error(kSave).
+void sync_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,
+                std::span<const comm::TensorRecord> tensors, const BetweenPieces& between);
 // The same bytes back from storage, past the page cache where the system allows (sync first), and
 // compared with memory. Error(kSave) naming the tensor and the byte in the file.
 void verify_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,

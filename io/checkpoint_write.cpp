@@ -113,6 +113,34 @@ void write_owned(const std::filesystem::path& path, std::span<const std::int64_t
   file.close();
 }
 
+void sync_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,
+                std::span<const TensorRecord> tensors, const BetweenPieces& between) {
+  auto file = RawFile::modify(path, ExitCode::kSave);
+  std::int64_t begin = 0, end = 0;
+  const auto flush = [&] {
+    if (begin == end) return;
+    between();
+    file.flush(begin, end - begin);
+    comm::note_progress();
+    begin = end;
+  };
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    for (const auto& run : pieces_of(tensors[t], offsets[t])) {
+      // Small runs near each other together, with what other ranks wrote between them.
+      const auto stop = run.offset + static_cast<std::int64_t>(run.bytes);
+      if (run.offset < begin || stop - begin > static_cast<std::int64_t>(kPieceBytes)) {
+        flush();
+        begin = run.offset;
+      }
+      if (begin == end) begin = run.offset;
+      end = stop;
+    }
+  }
+  flush();
+  file.sync();
+  file.close();
+}
+
 void verify_owned(const std::filesystem::path& path, std::span<const std::int64_t> offsets,
                   std::span<const TensorRecord> tensors, const BetweenPieces& between) {
   const auto file = RawFile::open(path, ExitCode::kSave);

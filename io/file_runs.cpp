@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "comm/error.h"
+#include "io/checkpoint_slabs.h"
 
 namespace pg::io {
 
@@ -14,19 +14,6 @@ std::size_t first_whole_axis(const comm::TensorRecord& tensor, const comm::Slab&
   auto axis = tensor.shape.size();
   while (axis > 0 && slab.extent[axis - 1] == tensor.shape[axis - 1]) --axis;
   return axis;
-}
-
-void check_inside(const comm::TensorRecord& tensor, const comm::Slab& slab) {
-  const auto axes = tensor.shape.size();
-  PG_ASSERT(slab.offset.size() == axes && slab.extent.size() == axes,
-            "{}: a slab of {} and {} axes in a tensor of {}", tensor.name, slab.offset.size(),
-            slab.extent.size(), axes);
-  for (std::size_t a = 0; a < axes; ++a) {
-    PG_ASSERT(slab.offset[a] >= 0 && slab.extent[a] >= 0 &&
-                  slab.offset[a] <= tensor.shape[a] - slab.extent[a],
-              "{}: axis {}: slab [{}, +{}) in extent {}", tensor.name, a, slab.offset[a],
-              slab.extent[a], tensor.shape[a]);
-  }
 }
 
 void add_runs(const comm::TensorRecord& tensor, const comm::Slab& slab, std::int64_t begin,

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "comm/activity.h"
+
 namespace pg::io {
 
 namespace {
@@ -62,6 +64,7 @@ class Descriptor {
   }
 
   void sync() const {
+    const comm::FileOperation mark("fsync of", path_.native());
     if (::fsync(fd_) != 0) throw failed("fsync");
   }
 

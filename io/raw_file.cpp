@@ -154,7 +154,10 @@ void RawFile::write_at(std::int64_t offset, std::span<const Piece> pieces) {
       vector[i] = {const_cast<char*>(pieces[i].data), pieces[i].bytes};
       total += static_cast<std::int64_t>(pieces[i].bytes);
     }
-    const auto put = ::pwritev(fd_, vector.data(), static_cast<int>(count), offset);
+    const auto put = [&] {
+      const comm::FileOperation mark("writing", path_.native());
+      return ::pwritev(fd_, vector.data(), static_cast<int>(count), offset);
+    }();
     if (put < 0 && errno != EINTR) throw failed(fmt::format("write at byte {}", offset));
     if (put != total) {  // cut short: piece by piece, so that the failure says where
       for (const auto& piece : pieces.first(count)) {
@@ -172,11 +175,21 @@ void RawFile::start_writeback(std::int64_t offset, std::int64_t bytes) const {
   ::sync_file_range(fd_, offset, bytes, SYNC_FILE_RANGE_WRITE);
 }
 
+void RawFile::flush(std::int64_t offset, std::int64_t bytes) const {
+  constexpr unsigned kAll =
+      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  const comm::FileOperation mark("writing back", path_.native());
+  if (::sync_file_range(fd_, offset, bytes, kAll) == 0) return;
+  if (errno == ENOSYS || errno == EOPNOTSUPP || errno == EINVAL || errno == ESPIPE) return;
+  throw failed("write back");
+}
+
 void RawFile::drop_cached(std::int64_t offset, std::int64_t bytes) const {
   ::posix_fadvise(fd_, offset, bytes, POSIX_FADV_DONTNEED);
 }
 
 void RawFile::resize(std::int64_t bytes) {
+  const comm::FileOperation mark("resizing", path_.native());
   if (::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
     throw failed(fmt::format("make {} bytes long", bytes));
   }
@@ -188,6 +201,7 @@ void RawFile::sync() {
 }
 
 void RawFile::close() {
+  const comm::FileOperation mark("closing", path_.native());
   if (::close(std::exchange(fd_, -1)) != 0) throw failed("close");
 }
 

@@ -49,6 +49,10 @@ class RawFile {
   void write_at(std::int64_t offset, std::span<const Piece> pieces);
   // Starts writing a range back to storage and returns; what fails shows in sync().
   void start_writeback(std::int64_t offset, std::int64_t bytes) const;
+  // Writes a range to storage and waits for its pages; sync() still has to follow, for metadata and
+  // the device's own cache, and where the file system cannot do this. An error told here is not
+  // told again by sync().
+  void flush(std::int64_t offset, std::int64_t bytes) const;
   // Asks the system to forget what it caches of a range (what is clean already), so that a read
   // comes from storage; only advice, nothing fails.
   void drop_cached(std::int64_t offset, std::int64_t bytes) const;

@@ -94,6 +94,7 @@ TEST_F(AsyncSave, losses_and_file_bytes_are_those_of_blocking_saves) {
       EXPECT_FALSE(save.contains("loss"));
       EXPECT_EQ(save["save_bytes"], states.begin()->second.size());
       EXPECT_GT(save["save_s"], 0.0);
+      EXPECT_GT(save["save_work_s"], 0.0);
       EXPECT_GT(save["save_stall_s"], 0.0);
       EXPECT_LE(save["save_stall_s"].get<double>(), save["save_s"].get<double>() + 0.5);
     }

@@ -1,13 +1,27 @@
 // Pruning that is killed, and keep = 1 beside saves in the background: at every moment there is an
 // entry that verifies, no older than the newest that was ever complete.
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <thread>
 
 #include "../io/checkpoint_state.h"
 #include "io/checkpoint_saver.h"
+
+// Storage that removes nothing from a folder of this name, as one does that fell read-only. (What
+// std::filesystem::remove_all calls.)
+static std::string stuck;
+extern "C" int unlinkat(int folder, const char* name, int flags) {
+  const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(folder));
+  if (!stuck.empty() && path.string().find(stuck) != std::string::npos) {
+    errno = EIO;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_unlinkat, folder, name, flags));
+}
 
 namespace pg::io {
 namespace {
@@ -60,6 +74,51 @@ TEST_F(CheckpointPrune, nothing_goes_for_a_newest_one_that_is_not_sound) {
     expect_contains(what, file);
     EXPECT_EQ(steps(), (std::vector<std::int64_t>{3, 2, 1}));
     EXPECT_EQ(newest(), 2);
+  }
+}
+
+TEST_F(CheckpointPrune, one_that_is_not_sound_takes_no_place_among_the_newest) {
+  for (const char* file : {"manifest.json", "state.h5"}) {
+    for (int step = 1; step <= 5; ++step) save(step);
+    damage(4, file);
+    prune_checkpoints(directory_, {.keep = 2});
+    EXPECT_EQ(steps(), (std::vector<std::int64_t>{5, 4, 3}));
+    // Once two sound ones are newer, it goes like any other.
+    save(6);
+    prune_checkpoints(directory_, {.keep = 2});
+    EXPECT_EQ(steps(), (std::vector<std::int64_t>{6, 5}));
+    for (const int step : {5, 6}) fs::remove_all(directory_.path() / checkpoint_name(step));
+  }
+}
+
+TEST_F(CheckpointPrune, what_cannot_be_removed_is_a_warning_and_the_save_counts) {
+  for (const bool async : {false, true}) {
+    for (const bool renaming : {false, true}) {
+      save(1);
+      const auto hidden = ".step-000000001." + std::to_string(::getpid()) + ".pruned";
+      CheckpointSaver saver(comm::Communicator::world(), directory_, {.async = async, .keep = 1},
+                            [&](std::string_view phase) {
+                              // A folder with something in it is in the way of the name.
+                              if (renaming && phase == "prune") {
+                                fs::create_directories(directory_.path() / hidden / "in the way");
+                              }
+                              if (!renaming && phase == "pruned") stuck = hidden;
+                            });
+      saver.start(test_info(2), state_.tensors());
+      const auto report = saver.finish();
+      stuck.clear();
+      ASSERT_TRUE(report);
+      ASSERT_EQ(report->warnings.size(), 1U);
+      expect_contains(report->warnings[0],
+                      (directory_.path() / (renaming ? "step-000000001" : hidden)).string() + ": ");
+      EXPECT_EQ(newest(), 2);
+      EXPECT_EQ(steps().size(), renaming ? 2U : 1U);
+      // The next save tries again.
+      save_checkpoint(comm::Communicator::world(), directory_, test_info(3), state_.tensors(), {},
+                      {.keep = 1});
+      EXPECT_EQ(names_in(directory_), std::vector<std::string>{"step-000000003"});
+      fs::remove_all(directory_.path() / checkpoint_name(3));
+    }
   }
 }
 

@@ -1,5 +1,4 @@
 # Saving, listing, inspecting and loading checkpoints.
-pg_test(io.checkpoint_slabs SOURCES checkpoint_slabs_test.cpp)
 pg_test(io.checkpoint_manifest SOURCES checkpoint_manifest_test.cpp)
 pg_test(io.checkpoint_round_trip SOURCES checkpoint_round_trip_test.cpp RANKS 1 2 3 4)
 pg_test(io.checkpoint_entries SOURCES checkpoint_entries_test.cpp)

@@ -1,8 +1,11 @@
 // Saves beside the work: what is written is the state of the moment of start(), what fails in the
 // background fails on all ranks in the same call, and nothing stays of what did not end.
+#include <dlfcn.h>
 #include <mpi.h>
+#include <pthread.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <limits>
 #include <map>
@@ -27,6 +30,16 @@ extern "C" int MPI_File_open(MPI_Comm comm, const char* name, int mode, MPI_Info
     told[key] = value;
   }
   return PMPI_File_open(comm, name, mode, info, file);
+}
+
+// Threads that cannot be made: from which one on, counted down; below zero all can.
+static std::atomic<int> threads_left{-1};
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                              void* (*routine)(void*), void* argument) {
+  if (threads_left >= 0 && threads_left-- == 0) return EAGAIN;
+  static const auto real =
+      reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return real(thread, attributes, routine, argument);
 }
 
 namespace pg::io {
@@ -141,6 +154,52 @@ TEST_F(CheckpointAsync, a_save_that_is_pending_is_waited_for) {
   expect_holds(2, 2);
 }
 
+TEST_F(CheckpointAsync, storage_that_keeps_up_has_the_commit_begun_by_the_third_poll) {
+  auto now = state(1);
+  // A loaded machine only adds polls.
+  int fewest = 100;
+  for (int attempt = 1; attempt <= 4 && fewest > 3; ++attempt) {
+    std::atomic<int> polls = 0, published = 0;
+    CheckpointSaver saver(world_, directory_, async_, [&](std::string_view phase) {
+      if (phase == "published") published = polls.load();
+    });
+    saver.start(test_info(attempt), now.tensors());
+    std::optional<SaveReport> report;
+    while (!report) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50 * attempt));
+      ++polls;
+      report = saver.poll();
+    }
+    fewest = std::min(fewest, static_cast<int>(comm::all_reduce(*group_, std::int64_t{published},
+                                                                comm::ReduceOp::kMax)));
+  }
+  EXPECT_LE(fewest, 3);
+}
+
+TEST_F(CheckpointAsync, the_work_of_a_save_is_that_of_the_slowest_rank_in_each_phase) {
+  auto now = state(1);
+  constexpr std::chrono::milliseconds kSlow(100);
+  for (const bool async : {false, true}) {
+    CheckpointSaver saver(world_, directory_, {.async = async}, [&](std::string_view phase) {
+      const int slow = phase == "layout" ? 0 : phase == "sync" ? world_.size() - 1 : -1;
+      if (world_.rank() == slow) std::this_thread::sleep_for(kSlow);
+    });
+    saver.start(test_info(1), now.tensors());
+    // Between phases nothing is saved, and that is not work.
+    constexpr std::chrono::milliseconds kStep(200);
+    std::optional<SaveReport> report;
+    while (async && !report) {
+      std::this_thread::sleep_for(kStep);
+      report = saver.poll();
+    }
+    if (!async) report = saver.finish();
+    EXPECT_GE(report->work_seconds, 0.2);
+    if (async) {
+      EXPECT_LT(report->work_seconds, report->seconds - 0.2);
+    }
+  }
+}
+
 TEST_F(CheckpointAsync, a_failure_in_the_background_reaches_all_ranks_in_the_same_call) {
   auto now = state(1);
   save_checkpoint(world_, directory_, test_info(1), now.tensors());
@@ -174,6 +233,29 @@ TEST_F(CheckpointAsync, a_failure_in_the_background_reaches_all_ranks_in_the_sam
   saver.start(test_info(2), now.tensors());
   EXPECT_TRUE(saver.finish());
   expect_holds(2, 1);
+}
+
+TEST_F(CheckpointAsync, a_rank_that_gets_no_thread_fails_the_save_on_all) {
+  auto now = state(1);
+  save_checkpoint(world_, directory_, test_info(1), now.tensors());
+  for (const int phases : {0, 1, 4}) {
+    CheckpointSaver saver(world_, directory_, async_);
+    if (world_.rank() == world_.size() - 1) threads_left = phases;
+    const auto what = error_of(ExitCode::kSave, [&] {
+      saver.start(test_info(2), now.tensors());
+      poll_to_the_end(saver);
+    });
+    threads_left = -1;
+    expect_contains(what, "saving step 2 failed");
+    expect_contains(what, "no thread for it: ");
+    // The pruning, its last phase, comes after the commit.
+    expect_names(phases < 4 ? std::vector<std::string>{"step-000000001"}
+                            : std::vector<std::string>{"step-000000001", "step-000000002"});
+    saver.start(test_info(3), now.tensors());
+    EXPECT_TRUE(saver.finish());
+    group_->barrier();
+    if (world_.rank() == 0) fs::remove_all(entry(3));
+  }
 }
 
 TEST_F(CheckpointAsync, nothing_stays_of_an_abandoned_save) {

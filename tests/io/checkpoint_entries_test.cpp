@@ -1,11 +1,17 @@
 // Which entries there are, which one a run resumes from, which ones are pruned, and room checks.
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <thread>
 
 #include "checkpoint_state.h"
+#include "io/checkpoint_commit.h"
 #include "io/manifest.h"
+#include "io/raw_file.h"
 
 namespace pg::io {
 namespace {
@@ -117,6 +123,36 @@ TEST_F(CheckpointEntries,
     expect_contains(notes_[2], "manifest.json");
   }
   EXPECT_EQ(find("none"), std::nullopt);
+}
+
+TEST_F(CheckpointEntries, a_replacement_that_is_undone_leaves_no_moment_without_an_entry) {
+  const auto final = directory_.path() / "step-000000001";
+  const auto temporary = directory_.path() / ".step-000000001.1";
+  fs::create_directory(final);
+  fs::create_directory(temporary);
+  write_file(final / "old", "");
+  if (::renameat2(AT_FDCWD, final.c_str(), AT_FDCWD, temporary.c_str(), RENAME_EXCHANGE) != 0) {
+    GTEST_SKIP() << "names cannot be exchanged here";
+  }
+  fs::rename(temporary / "old", final / "old");
+  std::atomic<bool> ends = false;
+  std::atomic<int> missing = 0, looks = 0;
+  std::thread watcher([&] {
+    while (!ends) {
+      missing += ::access(final.c_str(), F_OK) != 0;
+      ++looks;
+    }
+  });
+  for (int i = 0; i < 2000 || looks < 1000; ++i) {
+    Publication publication(temporary, final);
+    publication.undo();
+  }
+  ends = true;
+  watcher.join();
+  EXPECT_EQ(missing, 0) << "of " << looks;
+  EXPECT_TRUE(fs::exists(final / "old"));
+  EXPECT_EQ(names_in(directory_),
+            (std::vector<std::string>{".step-000000001.1", "step-000000001"}));
 }
 
 TEST_F(CheckpointEntries, damaged_ones_only_are_refused_and_never_a_fresh_start) {
