@@ -21,9 +21,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kLongWait = 0.1;  // s; shorter ones are no news
 
-// What a save takes when none was measured: a second for files and agreement, and the bytes at what
-// a busy network file system or one spinning disk still takes. Too slow stops early, too fast
-// loses the last steps.
+// What a save takes when none was measured: a second for files and agreement, and the bytes of a
+// host at what a busy network file system or one spinning disk still takes of it. Too slow stops
+// early, too fast loses the last steps.
 double estimated_seconds(std::int64_t bytes) {
   constexpr double kBytesPerSecond = 100e6;
   return 1.0 + static_cast<double>(bytes) / kBytesPerSecond;
@@ -95,13 +95,17 @@ void RunSaver::keep_choices(Trainer& trainer) {
   });
 }
 
-void RunSaver::prepare(Trainer& trainer) {
+void RunSaver::prepare(Trainer& trainer, double last_seconds) {
   const auto records = trainer.records();
   saver_.prepare(records);
-  longest_ = estimated_seconds(io::checkpoint_bytes(records, deck_.checkpoint.alignment));
+  const auto bytes = io::checkpoint_bytes(records, deck_.checkpoint.alignment);
+  const auto hosts = (grid_.world().size() + grid_.local_size() - 1) / grid_.local_size();
+  const double expected = last_seconds > 0 ? last_seconds : estimated_seconds(bytes / hosts);
+  // Rank 0's: the others do not read records.
+  longest_ = comm::all_reduce(grid_.world(), grid_.root() ? expected : 0.0, comm::ReduceOp::kMax);
 }
 
-void RunSaver::save(Trainer& trainer) {
+void RunSaver::save(Trainer& trainer, bool prune) {
   const comm::ProfileRange range("saving the checkpoint");
   const auto begin = Clock::now();
   if (saver_.pending()) {
@@ -132,7 +136,7 @@ void RunSaver::save(Trainer& trainer) {
   const auto records = trainer.records_to_save();
   const double fetched = std::chrono::duration<double>(Clock::now() - fetching).count();
   fetch_seconds_ = comm::all_reduce(grid_.world(), fetched, comm::ReduceOp::kMax);
-  saver_.start(info, records);
+  saver_.start(info, records, prune);
   if (!deck_.checkpoint.async) finish();
 }
 

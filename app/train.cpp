@@ -125,7 +125,7 @@ class Run {
           require_lock();
           metrics_->sync();  // records up to a checkpoint are as lasting as it is
         });
-    saver.prepare(trainer);
+    saver.prepare(trainer, root() ? metrics_->last_save_seconds() : 0);
     try {
       return loop(trainer, saver);
     } catch (const Error& error) {
@@ -278,13 +278,14 @@ class Run {
       if (evaluates(trainer, step)) evaluate(trainer);
       const auto save_every = deck_.checkpoint.every;
       if (evaluates(trainer, step + 1)) ahead.evaluation = expected_evaluation(ahead.step);
-      // While steps are skipped, weights that are to blame must not push out older ones.
+      // While steps are skipped, weights that are to blame must not push out older ones; a stop
+      // saves them beside those.
       save_due = save_due || (save_every > 0 && step % save_every == 0);
       ahead.save_due = save_due && result.skipped.empty();
       if (!last) why = stop_->agreed(step, ahead);
       if (!why.empty()) say(fmt::format("stopping after step {}: {}\n", step, why));
       if (last || !why.empty() || ahead.save_due) {
-        saver.save(trainer);
+        saver.save(trainer, result.skipped.empty());
         save_due = false;
       }
     }

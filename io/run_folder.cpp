@@ -91,6 +91,8 @@ MetricsWriter::MetricsWriter(const fs::path& path, std::int64_t after_step) : pa
           step->get<std::int64_t>() > after_step) {
         continue;
       }
+      const auto save = record.find("save_work_s");
+      if (save != record.end() && save->is_number()) last_save_seconds_ = save->get<double>();
       kept += line + "\n";
     }
     write_whole(path, kept);

@@ -47,6 +47,8 @@ class MetricsWriter {
   MetricsWriter(const std::filesystem::path& path, std::int64_t after_step);
   // `json`: one object without a newline.
   void write(const std::string& json);
+  // What the last save among the records that were kept took; 0: there is none.
+  double last_save_seconds() const { return last_save_seconds_; }
   // What was written is on disk when it returns. Error(kSave). Any thread.
   void sync();
 
@@ -55,6 +57,7 @@ class MetricsWriter {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
   std::filesystem::path path_;
+  double last_save_seconds_ = 0;
   std::unique_ptr<std::FILE, Close> file_;
 };
 
