@@ -30,7 +30,9 @@ start stopped run.watchdog=2
 kill -STOP "$(pid_of stopped 2)"
 within 15 ended "$job" || failed "the watchdog did not end the job"
 code=0; wait "$job" || code=$?
-((code == 6)) || failed "exit code $code instead of 6"
+# Open MPI's mpiexec now and then notices the closed connection before the status, and returns 1 then:
+# exit.json, below, is what tells in any case.
+((code == 6 || code == 1)) || failed "exit code $code instead of 6"
 for part in 'run.watchdog: no rank came on for [0-9]+ s: step [0-9]+, [a-z_]+ #[0-9]+ on group .*: waiting for rank 2 \(' \
   '^  rank 2 \(.*not arrived: no heartbeat for [0-9]+ s: stopped or gone; last ' \
   '^  rank.*: arrived: .* on group .* at [a-z]+/[a-z/_]+\.cpp:[0-9]+, step [0-9]+'; do
