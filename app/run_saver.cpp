@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <ctime>
+#include <filesystem>
 
 #include "app/console.h"
 #include "app/resume_check.h"
 #include "comm/agree.h"
 #include "comm/profile_range.h"
 #include "io/checkpoint.h"
+#include "io/files.h"
+#include "model/param_table.h"
 
 namespace pg::app {
 
@@ -18,9 +21,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kLongWait = 0.1;  // s; shorter ones are no news
 
-// What a save takes when none was measured: a second for files and agreement, and the bytes at what
-// a busy network file system or one spinning disk still takes. Too slow stops early, too fast
-// loses the last steps.
+// What a save takes when none was measured: a second for files and agreement, and the bytes of a
+// host at what a busy network file system or one spinning disk still takes of it. Too slow stops
+// early, too fast loses the last steps.
 double estimated_seconds(std::int64_t bytes) {
   constexpr double kBytesPerSecond = 100e6;
   return 1.0 + static_cast<double>(bytes) / kBytesPerSecond;
@@ -38,15 +41,51 @@ io::SaveOptions options_of(const CheckpointSection& checkpoint, bool on_gpu) {
 
 }  // namespace
 
+std::int64_t planned_checkpoint_bytes(const Deck& deck) {
+  // As model::ParamStore::records.
+  const auto type = accumulator_of(deck.run.precision);
+  const model::ParamTable table(deck.model);
+  std::vector<comm::TensorRecord> records;
+  for (const auto& spec : table.specs()) {
+    for (const char* part : {"", ".adam_m", ".adam_v"}) {
+      records.push_back({spec.name + part, type, spec.shape, {}});
+    }
+  }
+  const auto& moe = deck.model.moe;
+  for (std::int64_t block = 0; block < deck.model.layers && moe.bias_update > 0.0; ++block) {
+    if (!deck.model.has_experts(block)) continue;
+    records.push_back({model::ParamTable::router_bias_name(block), type, {moe.experts}, {}});
+  }
+  return io::checkpoint_bytes(records, deck.checkpoint.alignment);
+}
+
+Error with_sizes(const Error& error, const Deck& deck) {
+  std::filesystem::path there = std::filesystem::absolute(deck.run.output);
+  std::error_code ignored;
+  while (!std::filesystem::exists(there, ignored) && there != there.parent_path()) {
+    there = there.parent_path();
+  }
+  const auto free = io::free_bytes(there);
+  return Error(error.code(),
+               fmt::format("{} (a checkpoint needs {}, {} are free)", error.what(),
+                           io::readable_bytes(planned_checkpoint_bytes(deck)),
+                           free < 0 ? "unknown" : io::readable_bytes(free)),
+               error.ranks());
+}
+
 RunSaver::RunSaver(const Deck& deck, comm::ProcessGrid& grid, io::RunFolder& folder, Say say,
-                   std::function<void(const std::string&)> record)
+                   std::function<void(const std::string&)> record,
+                   std::function<void()> before_files)
     : deck_(deck),
       grid_(grid),
       folder_(folder),
       say_(std::move(say)),
       record_(std::move(record)),
       saver_(grid.communicator(), folder.checkpoints(),
-             options_of(deck.checkpoint, grid.gpu() != nullptr)) {}
+             options_of(deck.checkpoint, grid.gpu() != nullptr),
+             [root = grid.root(), before = std::move(before_files)](std::string_view phase) {
+               if (root && (phase == "layout" || phase == "publish" || phase == "prune")) before();
+             }) {}
 
 void RunSaver::keep_choices(Trainer& trainer) {
   if (grid_.gpu() == nullptr) return;
@@ -56,17 +95,21 @@ void RunSaver::keep_choices(Trainer& trainer) {
   });
 }
 
-void RunSaver::prepare(Trainer& trainer) {
+void RunSaver::prepare(Trainer& trainer, double last_seconds) {
   if (deck_.checkpoint.async) {
     comm::together(grid_.world(), [&] { trainer.pin_records(); });
   }
   std::vector<comm::TensorRecord> records;
   comm::together(grid_.world(), [&] { records = trainer.records(); });
   saver_.prepare(records);
-  longest_ = estimated_seconds(io::checkpoint_bytes(records, deck_.checkpoint.alignment));
+  const auto bytes = io::checkpoint_bytes(records, deck_.checkpoint.alignment);
+  const auto hosts = (grid_.world().size() + grid_.local_size() - 1) / grid_.local_size();
+  const double expected = last_seconds > 0 ? last_seconds : estimated_seconds(bytes / hosts);
+  // Rank 0's: the others do not read records.
+  longest_ = comm::all_reduce(grid_.world(), grid_.root() ? expected : 0.0, comm::ReduceOp::kMax);
 }
 
-void RunSaver::save(Trainer& trainer) {
+void RunSaver::save(Trainer& trainer, bool prune) {
   const comm::ProfileRange range("saving the checkpoint");
   const auto begin = Clock::now();
   if (saver_.pending()) {
@@ -97,7 +140,7 @@ void RunSaver::save(Trainer& trainer) {
   const auto records = trainer.records_to_save();
   const double fetched = std::chrono::duration<double>(Clock::now() - fetching).count();
   fetch_seconds_ = comm::all_reduce(grid_.world(), fetched, comm::ReduceOp::kMax);
-  saver_.start(info, records);
+  saver_.start(info, records, prune);
   if (!deck_.checkpoint.async) finish();
 }
 

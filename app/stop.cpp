@@ -12,8 +12,9 @@ namespace pg::app {
 
 namespace {
 
-// Of several reasons the last of these is named.
-enum Kind { kNothing, kStopAfter, kWallLimit, kStopFile, kSignal };
+// Of several reasons the last of these is named: a batch script goes on after a signal or at a
+// limit, and not after somebody's wish.
+enum Kind { kNothing, kStopAfter, kWallLimit, kSignal, kStopFile };
 
 // Steps and saves vary; 1.25 covers what is usual on a shared file system.
 constexpr double kMargin = 1.25;
@@ -61,12 +62,14 @@ Stop::Wish Stop::wall_limit_wish(const Ahead& ahead) {
 }
 
 Stop::Wish Stop::own_wish(std::int64_t step, const Ahead& ahead) {
+  if (world_.rank() == 0 && take_stop_file()) {
+    return {kStopFile, fmt::format("file {}", file_.string())};
+  }
   if (const int signal = stop_signal(); signal != 0) {
     return {kSignal, fmt::format("{} on rank {} ({})", signal == SIGTERM ? "SIGTERM" : "SIGUSR1",
                                  world_.rank(), comm::host_name())};
   }
   if (world_.rank() != 0) return {};
-  if (take_stop_file()) return {kStopFile, fmt::format("file {}", file_.string())};
   if (auto wish = wall_limit_wish(ahead); wish.kind != kNothing) return wish;
   if (stop_after_ > 0 && step >= stop_after_) {
     return {kStopAfter, fmt::format("run.stop_after = {}", stop_after_)};

@@ -27,9 +27,9 @@ std::string variable(const char* name) {
   return text == nullptr ? "" : text;
 }
 
-TimeLeft::Clock::time_point after(double seconds) {
-  return TimeLeft::Clock::now() + std::chrono::duration_cast<TimeLeft::Clock::duration>(
-                                      std::chrono::duration<double>(seconds));
+TimeLeft::Clock::time_point after(TimeLeft::Clock::time_point begin, double seconds) {
+  return begin + std::chrono::duration_cast<TimeLeft::Clock::duration>(
+                     std::chrono::duration<double>(seconds));
 }
 
 // An element of an array has a name of its own. Its number will not do: that of the last element is
@@ -99,7 +99,7 @@ TimeLeft::TimeLeft(std::int64_t wall_limit, Clock::time_point started, const Say
                    : answer->empty() ? "squeue cannot be asked"
                                      : "squeue's answer is no time";
   if (const auto end = end_time_left()) {
-    end_ = after(*end);
+    end_ = after(Clock::now(), *end);
     say(fmt::format("note: {}: the job's limit is taken from SLURM_JOB_END_TIME\n", why));
     return;
   }
@@ -119,7 +119,8 @@ void TimeLeft::ask() {
 void TimeLeft::take(const std::string& answer) {
   const auto left = parse_time_left(answer);
   if (!left) return;
-  end_ = *left < 1e9 ? after(*left) : Clock::time_point::max();
+  // From when it was asked: the answer may have waited for a whole step to be read.
+  end_ = *left < 1e9 ? after(asked_, *left) : Clock::time_point::max();
 }
 
 std::optional<double> TimeLeft::seconds() {

@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <atomic>
 #include <chrono>
 #include <optional>
 
@@ -22,6 +23,7 @@
 #include "comm/profile_range.h"
 #include "comm/watchdog.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_commit.h"
 #include "io/files.h"
 #include "io/progress.h"
 #include "io/run_folder.h"
@@ -92,6 +94,7 @@ class Run {
       resume_from_ = find_resume(deck_, world(), folder_, say_);
     } catch (const Error& error) {
       folder_is_ours_ = error.code() != ExitCode::kDeck;
+      if (error.code() == ExitCode::kSave) throw with_sizes(error, deck_);
       throw;
     }
     stop_.emplace(deck_, world(), folder_.path(), launch_.started, say_);
@@ -116,13 +119,17 @@ class Run {
     prepare_folder(trainer);
     print_banner(trainer);
     // 4. Train.
-    RunSaver saver(deck_, grid_, folder_, say_,
-                   [this](const std::string& json) { metrics_->write(json); });
-    saver.prepare(trainer);
+    RunSaver saver(
+        deck_, grid_, folder_, say_, [this](const std::string& json) { write_record(json); },
+        [this] {
+          require_lock();
+          metrics_->sync();  // records up to a checkpoint are as lasting as it is
+        });
+    saver.prepare(trainer, root() ? metrics_->last_save_seconds() : 0);
     try {
       return loop(trainer, saver);
     } catch (const Error& error) {
-      saver.finish_after(error);
+      if (still_ours(error)) saver.finish_after(error);
       throw;
     }
   }
@@ -141,7 +148,30 @@ class Run {
       lock_.emplace(folder_.path(), io::RunLockOptions{.note = [this](const std::string& note) {
                       say("note: " + note + "\n");
                     }});
+      io::give_names_back(folder_.checkpoints());
     });
+  }
+
+  // Rank 0's, any thread. Error(kSave) once the folder is another job's.
+  void require_lock() {
+    try {
+      lock_->require_held();
+    } catch (const Error&) {
+      folder_is_ours_ = false;
+      throw;
+    }
+  }
+  // Collective where all ranks have the error. No more is written to a folder that is another
+  // job's.
+  bool still_ours(const Error& error) {
+    if (error.ranks() == world().size()) {
+      folder_is_ours_ = comm::broadcast(world(), folder_is_ours_ ? "ours" : "", 0) == "ours";
+    }
+    return folder_is_ours_;
+  }
+  void write_record(const std::string& json) {
+    require_lock();
+    metrics_->write(json);
   }
 
   void start_watchdog() {
@@ -247,13 +277,14 @@ class Run {
       if (evaluates(trainer, step)) evaluate(trainer);
       const auto save_every = deck_.checkpoint.every;
       if (evaluates(trainer, step + 1)) ahead.evaluation = expected_evaluation(ahead.step);
-      // While steps are skipped, weights that are to blame must not push out older ones.
+      // While steps are skipped, weights that are to blame must not push out older ones; a stop
+      // saves them beside those.
       save_due = save_due || (save_every > 0 && step % save_every == 0);
       ahead.save_due = save_due && result.skipped.empty();
       if (!last) why = stop_->agreed(step, ahead);
       if (!why.empty()) say(fmt::format("stopping after step {}: {}\n", step, why));
       if (last || !why.empty() || ahead.save_due) {
-        saver.save(trainer);
+        saver.save(trainer, result.skipped.empty());
         save_due = false;
       }
     }
@@ -298,8 +329,7 @@ class Run {
     const auto traffic = traffic_json(world(), r.traffic);
     comm::together(world(), [&] {
       if (!root()) return;
-      lock_->require_held();
-      metrics_->write(fmt::format(
+      write_record(fmt::format(
           "{{\"step\": {}, \"loss\": {}, \"aux_loss\": {}, \"lr\": {}, \"grad_norm\": {}, "
           "\"tokens\": {}, \"step_s\": {}, \"tokens_per_s\": {}, \"mfu\": {}, \"peak_bytes\": {}, "
           "\"comm\": {}{}{}}}",
@@ -334,7 +364,7 @@ class Run {
     if (stragglers.empty()) return;
     for (const auto& straggler : stragglers) say("warning: " + straggler_text(straggler) + "\n");
     comm::together(world(), [&] {
-      if (root()) metrics_->write(stragglers_json(step, stragglers));
+      if (root()) write_record(stragglers_json(step, stragglers));
     });
   }
 
@@ -345,7 +375,7 @@ class Run {
     evaluation_seconds_ = std::max(evaluation_seconds_, seconds_since(begin));
     comm::together(world(), [&] {
       if (!root()) return;
-      metrics_->write(fmt::format(
+      write_record(fmt::format(
           "{{\"step\": {}, \"valid_loss\": {}, \"valid_perplexity\": {}, \"valid_tokens\": {}, "
           "\"eval_s\": {}}}",
           trainer.completed(), io::json_number(result.loss), io::json_number(perplexity),
@@ -367,7 +397,7 @@ class Run {
   std::optional<io::RunLock> lock_;         // rank 0's
   std::optional<comm::Watchdog> watchdog_;  // while anything below lives
   std::unique_ptr<io::MetricsWriter> metrics_;
-  bool folder_is_ours_ = true;
+  std::atomic<bool> folder_is_ours_ = true;
   bool auto_ = false;  // the deck left the device open
   std::optional<io::VerifiedEntry> resume_from_;
   std::optional<Stop> stop_;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -37,6 +38,10 @@ double seconds_between(Clock::time_point from, Clock::time_point to) {
 double beat_seconds(double limit) {
   return std::clamp(limit / 10, 0.2, 10.0);
 }
+
+// How late a beat may return before storage counts as hung, beyond the limit.
+constexpr int kLateBeats = 4;
+constexpr double kTimeToPrint = 5;  // s; standard error may be a file on that storage
 
 // On a machine with more to do than cores a thread may come late by this much.
 constexpr double kLeastSilence = 2;  // s
@@ -72,6 +77,7 @@ class Watchdog::Monitor {
   Monitor& operator=(const Monitor&) = delete;
   ~Monitor() {
     thread_.stop();
+    guard_.stop();  // the last to go: it sees that the other one ends
     if (fd_ < 0) return;
     ::close(fd_);
     ::unlink(file_of(rank_).c_str());
@@ -91,7 +97,17 @@ class Watchdog::Monitor {
   }
 
   void start() {
-    thread_.start(beat_s_, [this](double late_s) { tick(late_s); });
+    thread_.start(beat_s_, [this](double late_s) {
+      ++turns_;  // odd: within a turn
+      try {
+        tick(late_s);
+      } catch (...) {
+        ++turns_;
+        throw;
+      }
+      ++turns_;
+    });
+    guard_.start(beat_s_, [this](double late_s) { guard(late_s); });
   }
 
  private:
@@ -122,7 +138,9 @@ class Watchdog::Monitor {
 
   bool beat(double idle) {
     const auto text = heartbeat_text(current_heartbeat(rank_, ++beats_, idle));
-    return ::pwrite(fd_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size());
+    // Synced: NFS keeps what is written to an open file for half a minute and more.
+    return ::pwrite(fd_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) &&
+           ::fdatasync(fd_) == 0;
   }
 
   void tick(double late_s) {
@@ -149,6 +167,30 @@ class Watchdog::Monitor {
     } else if (++agreed_ >= 2) {  // what was read before may have been on its way
       alarm(idle);
     }
+  }
+
+  // Touches no file.
+  void guard(double late_s) {
+    const auto now = Clock::now();
+    const auto turns = turns_.load();
+    const auto progress = progress_count();
+    const bool stopped = late_s > std::max(2 * beat_s_, 1.0);
+    if (turns % 2 == 0 || turns != guarded_turns_ || progress != guarded_progress_ || stopped) {
+      guarded_turns_ = turns;
+      guarded_progress_ = progress;
+      guarded_since_ = now;
+    }
+    const double idle = seconds_between(guarded_since_, now);
+    if (idle < options_.limit_s + std::max(kLateBeats * beat_s_, kLeastSilence)) return;
+    RankView own{.rank = rank_, .last = current_heartbeat(rank_, 0, idle)};
+    std::thread([report = fmt::format("run.watchdog: {} did not answer for {:.0f} s\n",
+                                      folder_.string(), idle) +
+                          hang_report({std::move(own)}, idle)] {
+      write_all(STDERR_FILENO, report);
+      ::_exit(static_cast<int>(ExitCode::kComm));
+    }).detach();
+    std::this_thread::sleep_for(std::chrono::duration<double>(kTimeToPrint));
+    ::_exit(static_cast<int>(ExitCode::kComm));
   }
 
   // Others' clocks are not ours: what counts is for how long we saw no change.
@@ -217,7 +259,11 @@ class Watchdog::Monitor {
   bool watching_ = false;                   // `seen_` is of this standstill
   int agreed_ = 0;                          // looks in a row that found nobody coming on
   std::vector<Seen> seen_;
-  QuietThread thread_;
+  // Of the thread that touches files, and what the other one saw of it last.
+  std::atomic<std::uint64_t> turns_{0};
+  std::uint64_t guarded_turns_ = 0, guarded_progress_ = 0;
+  Clock::time_point guarded_since_;
+  QuietThread thread_, guard_;
 };
 
 Watchdog::Watchdog(Group& world, std::vector<int> job_ranks, WatchdogOptions options)

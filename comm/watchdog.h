@@ -7,8 +7,11 @@
 // standard error, and all end. So a rank that works for long and notes progress raises no alarm
 // while others wait for it; nor does a process that was itself stopped for a while and goes on.
 //
-// Not covered: MPI_Init and MPI_Finalize, which lie outside its life, and a job all of whose
-// processes are stopped.
+// Storage that does not answer holds up that thread too: a second one, which touches no file, then
+// prints its own rank's record and ends it, when the rank makes no progress either.
+//
+// Not covered: MPI_Init and MPI_Finalize and what else lies outside its life, and a job all of
+// whose processes are stopped.
 #pragma once
 
 #include <filesystem>

@@ -31,6 +31,25 @@ bool exchange_names(const fs::path& one, const fs::path& other) {
   return ::renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) == 0;
 }
 
+// What a save or pruning left of the entry `final`.
+struct Leftover {
+  fs::path path, final;
+  bool replaced = false;  // it was complete
+};
+
+std::vector<Leftover> leftovers(const fs::path& directory) {
+  static const std::regex ours(R"(\.(step-\d{9,})\.\d+(\.replaced|\.undone|\.pruned)?)");
+  std::vector<Leftover> all;
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(directory, error)) {
+    const auto name = item.path().filename().string();
+    std::smatch match;
+    if (!std::regex_match(name, match, ours)) continue;
+    all.push_back({item.path(), directory / match[1].str(), match[2] == ".replaced"});
+  }
+  return all;
+}
+
 }  // namespace
 
 std::error_code move_tree(const fs::path& from, const fs::path& to) {
@@ -64,20 +83,19 @@ void make_lasting_directory(const fs::path& directory) {
   }
 }
 
+void give_names_back(const fs::path& directory) {
+  std::error_code error, ignored;
+  for (const auto& [path, final, replaced] : leftovers(directory)) {
+    if (replaced && !fs::exists(fs::symlink_status(final, error))) fs::rename(path, final, ignored);
+  }
+}
+
 void remove_leftovers(const fs::path& directory) {
-  static const std::regex ours(R"(\.(step-\d{9,})\.\d+(\.replaced|\.undone|\.pruned)?)");
-  std::error_code error;
-  for (const auto& item : fs::directory_iterator(directory, error)) {
-    const auto name = item.path().filename().string();
-    std::smatch match;
-    if (!std::regex_match(name, match, ours)) continue;
-    const auto final = directory / match[1].str();
-    std::error_code ignored;
-    if (match[2] == ".replaced" && !fs::exists(fs::symlink_status(final, ignored))) {
-      move_tree(item.path(), final);
-    } else {
-      remove_tree(item.path());
-    }
+  give_names_back(directory);
+  std::error_code error, ignored;
+  for (const auto& [path, final, replaced] : leftovers(directory)) {
+    if (replaced && !fs::exists(fs::symlink_status(final, error))) continue;  // not to be renamed
+    remove_tree(path);
   }
 }
 

@@ -14,9 +14,11 @@ namespace pg::io {
 // Makes `directory` and lasting entries for it in its parents. Error(kSave).
 void make_lasting_directory(const std::filesystem::path& directory);
 
-// Removes what saves and prunings of other processes left under names of ours (`.step-...`). The
-// caller is the only process that writes here. An entry that was moved aside for another that never
-// came gets its name back. What cannot be removed is left.
+// An entry that was moved aside for another that never came gets its name back, so that a resume
+// finds it. The caller is the only process that writes here.
+void give_names_back(const std::filesystem::path& directory);
+// Does that, and removes what else saves and prunings of other processes left under names of ours
+// (`.step-...`). What cannot be removed is left.
 void remove_leftovers(const std::filesystem::path& directory);
 
 // Renames it, or removes it with all that is in it. Marked for the watchdog: storage may be slow to

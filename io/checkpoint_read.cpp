@@ -3,14 +3,11 @@
 // Layout is looked at before anything that could make HDF5 open another file (external links,
 // external storage, virtual datasets).
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <map>
 
 #include "io/checkpoint_format.h"
 #include "io/checkpoint_state.h"
 #include "io/files.h"
-#include "io/raw_file.h"
 
 namespace pg::io {
 
@@ -126,35 +123,8 @@ Range header_of(const Place& place, hid_t object, std::string name) {
   return {info.addr, info.addr + bytes, std::move(name)};
 }
 
-// HDF5 reads files behind a user block, or longer than they say, and gives offsets that mean
-// something else there. Of the fixed part: signature, version, sizes, flags, base address,
-// extension, end of file, root group, checksum (which HDF5 has compared).
+// Of one that io/hdf5_guard has looked at: version 2 or 3, at the file's beginning.
 constexpr std::uint64_t kSuperblockBytes = 48;
-
-void check_superblock(const Place& place, std::int64_t file_size) {
-  const auto file = RawFile::open_unfollowed(place.path, place.code);
-  std::array<unsigned char, kSuperblockBytes> bytes{};
-  const auto got = file.read_at(0, bytes.data(), bytes.size());
-  const auto number_at = [&](std::size_t at) {
-    std::uint64_t value = 0;
-    for (std::size_t b = 8; b-- > 0;) value = value << 8 | bytes[at + b];
-    return value;
-  };
-  constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
-  if (got < bytes.size() || std::memcmp(bytes.data(), kSignature.data(), kSignature.size()) != 0) {
-    throw fail(place.code, "{}: does not begin with an HDF5 superblock (a user block?)",
-               place.path.string());
-  }
-  if ((bytes[8] != 2 && bytes[8] != 3) || bytes[9] != 8 || bytes[10] != 8) {
-    throw fail(place.code, "{}: has a superblock of version {} with {}-byte addresses",
-               place.path.string(), bytes[8], bytes[9]);
-  }
-  const auto base = number_at(12), end = number_at(28);
-  if (base != 0 || end != static_cast<std::uint64_t>(file_size)) {
-    throw fail(place.code, "{}: its superblock says bytes {} to {}, the file has {}",
-               place.path.string(), base, end, readable_bytes(file_size));
-  }
-}
 
 void refuse_overlap(const Place& place, std::vector<Range> ranges) {
   std::sort(ranges.begin(), ranges.end(),
@@ -178,7 +148,6 @@ std::vector<StoredTensor> locate_state(const std::filesystem::path& path) {
   const Place place{path, ExitCode::kCheckpoint};
   const auto size = regular_file_size(path, place.code);
   const auto file = h5::open_to_read(place);
-  check_superblock(place, size);
   const auto roots = links_of(place, file.id());
   if (roots.size() != 1 || roots.front().name != kTensorGroup) {
     throw fail(place.code, "{}: does not hold exactly the group /{}", path.string(), kTensorGroup);

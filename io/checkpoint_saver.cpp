@@ -83,8 +83,8 @@ class CheckpointSaver::Engine {
     comm::together(*group_, [&] { copy_.reserve(StateCopy::bytes_for(tensors)); });
   }
 
-  std::optional<SaveReport> start(const CheckpointInfo& info,
-                                  std::span<const TensorRecord> tensors) {
+  std::optional<SaveReport> start(const CheckpointInfo& info, std::span<const TensorRecord> tensors,
+                                  bool prune) {
     const auto called = Clock::now();
     auto earlier = finish();
     called_ = called;
@@ -94,6 +94,7 @@ class CheckpointSaver::Engine {
     const auto name = checkpoint_name(info.step);
     save_ = std::make_unique<Save>(info, called, what);
     save_->report.step = info.step;
+    save_->prunes = prune;
     save_->report.bytes = layout_.size;
     save_->report.path = directory_ / name;
     save_->report.waited_seconds = waited;
@@ -150,7 +151,7 @@ class CheckpointSaver::Engine {
     std::vector<TensorRecord> tensors;
     SaveReport report;
     std::int64_t phase = kLayout;  // begun, not ended
-    bool committed = false;
+    bool committed = false, prunes = true;
     int polls = 0;  // since the phase began
     double copy_seconds = 0;
     // The task's while it runs.
@@ -277,6 +278,7 @@ class CheckpointSaver::Engine {
       default:
         if (!root_) return;
         save_->publication->finish();
+        if (!save_->prunes) return;
         save_->report.warnings = prune_checkpoints(
             directory_, {options_.keep, options_.keep_every, save_->info.step}, observer_);
     }
@@ -419,8 +421,9 @@ void CheckpointSaver::prepare(std::span<const TensorRecord> tensors) {
   engine_->prepare(tensors);
 }
 std::optional<SaveReport> CheckpointSaver::start(const CheckpointInfo& info,
-                                                 std::span<const TensorRecord> tensors) {
-  return engine_->start(info, tensors);
+                                                 std::span<const TensorRecord> tensors,
+                                                 bool prune) {
+  return engine_->start(info, tensors, prune);
 }
 std::optional<SaveReport> CheckpointSaver::poll() {
   return engine_->poll();

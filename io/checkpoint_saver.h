@@ -52,8 +52,9 @@ class CheckpointSaver {
   // Begins a save: waits for a pending one, whose report it returns. Asynchronous: the tensors may
   // change as soon as it returns (options.stable: once a report came). Blocking: all else happens
   // in finish(), and they may not change before. Errors as save_checkpoint.
+  // `prune` false: no older one is removed for it.
   std::optional<SaveReport> start(const CheckpointInfo& info,
-                                  std::span<const comm::TensorRecord> tensors);
+                                  std::span<const comm::TensorRecord> tensors, bool prune = true);
   // Moves a pending asynchronous save along without waiting for its thread: between steps. The
   // third call begins the commit when storage keeps up with the steps; slower storage costs one
   // more in each phase. (The first call after a phase began agrees with the other ranks at once,

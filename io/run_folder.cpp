@@ -1,5 +1,7 @@
 #include "io/run_folder.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -8,6 +10,7 @@
 
 #include "comm/error.h"
 #include "io/checkpoint.h"
+#include "io/files.h"
 
 namespace pg::io {
 
@@ -19,16 +22,12 @@ Error save_error(const fs::path& path, const char* operation) {
   return fail(ExitCode::kSave, "{}: {}: {}", path.string(), operation, std::strerror(errno));
 }
 
-// Appears whole or not at all.
+// Appears whole or not at all, also where the machine is lost right after.
 void write_whole(const fs::path& path, const std::string& text) {
   const fs::path temporary = path.string() + ".tmp";
-  {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-    out << text;
-    out.flush();
-    if (!out) throw save_error(temporary, "cannot write");
-  }
   std::error_code error;
+  fs::remove(temporary, error);
+  write_synced(temporary, text);
   fs::rename(temporary, path, error);
   if (error) {
     throw fail(ExitCode::kSave, "{}: cannot rename: {}", path.string(), error.message());
@@ -92,18 +91,25 @@ MetricsWriter::MetricsWriter(const fs::path& path, std::int64_t after_step) : pa
           step->get<std::int64_t>() > after_step) {
         continue;
       }
+      const auto save = record.find("save_work_s");
+      if (save != record.end() && save->is_number()) last_save_seconds_ = save->get<double>();
       kept += line + "\n";
     }
     write_whole(path, kept);
   }
   file_.reset(std::fopen(path.c_str(), "ae"));
   if (!file_) throw save_error(path, "cannot open for appending");
+  sync_path(fs::absolute(path).parent_path());  // a new file's name
 }
 
 void MetricsWriter::write(const std::string& json) {
   if (std::fputs((json + "\n").c_str(), file_.get()) < 0 || std::fflush(file_.get()) != 0) {
     throw save_error(path_, "cannot append");
   }
+}
+
+void MetricsWriter::sync() {
+  if (::fdatasync(::fileno(file_.get())) != 0) throw save_error(path_, "cannot sync");
 }
 
 std::string json_number(double value) {

@@ -39,7 +39,7 @@ class RunFolder {
 };
 
 // metrics.jsonl: one JSON object a line, flushed line by line, so that a killed run keeps what it
-// printed.
+// printed; a lost machine loses what sync() did not see.
 class MetricsWriter {
  public:
   // Keeps the records up to and including `after_step` (a resume repeats what came later; a torn
@@ -47,12 +47,17 @@ class MetricsWriter {
   MetricsWriter(const std::filesystem::path& path, std::int64_t after_step);
   // `json`: one object without a newline.
   void write(const std::string& json);
+  // What the last save among the records that were kept took; 0: there is none.
+  double last_save_seconds() const { return last_save_seconds_; }
+  // What was written is on disk when it returns. Error(kSave). Any thread.
+  void sync();
 
  private:
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
   std::filesystem::path path_;
+  double last_save_seconds_ = 0;
   std::unique_ptr<std::FILE, Close> file_;
 };
 

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -43,10 +44,9 @@ std::string variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// When the process began, in ticks since boot; empty: there is none, or it has ended and nobody has
-// asked for its status yet.
-std::string process_start(std::int64_t pid) {
-  const auto line = first_line(fmt::format("/proc/{}/stat", pid));
+// When the process of a /proc/PID/stat began, in ticks since boot; empty: it has ended and nobody
+// has asked for its status yet.
+std::string start_in(const std::string& line) {
   // "PID (NAME) STATE ...": the name may hold anything, so count from its end. Field 22.
   const auto name_end = line.rfind(')');
   if (name_end == std::string::npos) return "";
@@ -81,7 +81,7 @@ struct Owner {
     o.boot = first_line("/proc/sys/kernel/random/boot_id");
     o.processes = process_namespace();
     o.pid = ::getpid();
-    o.started = process_start(o.pid);
+    o.started = start_in(first_line("/proc/self/stat"));
     o.job = variable("SLURM_JOB_ID");
     o.cluster = variable("SLURM_CLUSTER_NAME");
     o.restarts = std::atoll(variable("SLURM_RESTART_COUNT").c_str());
@@ -148,10 +148,18 @@ struct Owner {
 
 enum class State { kAlive, kGone, kUnknown };
 
+// A process that this host could show.
+State state_here(const Owner& owner) {
+  if (owner.pid <= 0 || owner.started.empty()) return State::kUnknown;
+  if (::kill(static_cast<pid_t>(owner.pid), 0) != 0 && errno == ESRCH) return State::kGone;
+  const auto stat = first_line(fmt::format("/proc/{}/stat", owner.pid));
+  if (stat.empty()) return State::kUnknown;  // hidepid
+  return start_in(stat) == owner.started ? State::kAlive : State::kGone;
+}
+
 State state_of(const Owner& owner, const Owner& me) {
   if (!owner.boot.empty() && owner.boot == me.boot && owner.processes == me.processes) {
-    const auto started = process_start(owner.pid);
-    return !started.empty() && started == owner.started ? State::kAlive : State::kGone;
+    return state_here(owner);
   }
   // A job is started again when nothing of it runs any more.
   if (!owner.job.empty() && owner.job == me.job && owner.cluster == me.cluster &&
@@ -192,6 +200,11 @@ class RunLock::Impl {
       give_back();
       throw;
     }
+    try {
+      remove_leftovers();
+    } catch (const std::exception& left) {
+      note(fmt::format("run.output: {}: {}", folder_.string(), left.what()));
+    }
     beats_.start(options_.beat_s, [this](double) { beat(); });
   }
   Impl(const Impl&) = delete;
@@ -227,6 +240,7 @@ class RunLock::Impl {
     if (::pwrite(fd_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
       throw failed("writing it", path);
     }
+    if (::fdatasync(fd_) != 0) throw failed("syncing it", path);  // before others see the name
   }
 
   // The file gets the name `path` too, unless there is one of that name.
@@ -291,6 +305,26 @@ class RunLock::Impl {
     return true;
   }
 
+  // Files and claims of processes that were killed while they took the lock. One that may be alive
+  // keeps its own for as long as no taking lasts, by the clock of storage.
+  void remove_leftovers() const {
+    constexpr std::chrono::hours kLongAgo(1);
+    std::error_code error;
+    const auto now = fs::last_write_time(path_, error);
+    if (error) return;
+    for (const auto& item : fs::directory_iterator(folder_, error)) {
+      const auto name = item.path().filename().string();
+      if (!name.starts_with(".lock.of.") && !name.starts_with(".lock.after.")) continue;
+      std::error_code ignored;
+      if (!item.is_regular_file(ignored) || item.is_symlink(ignored)) continue;
+      const auto written = item.last_write_time(ignored);
+      if (ignored) continue;
+      const auto text = contents(item.path());
+      const bool gone = text && state_of(Owner::parse(*text), me_) == State::kGone;
+      if (gone || now - written > kLongAgo) fs::remove(item.path(), ignored);
+    }
+  }
+
   // Where only its beat can tell, that takes four beats.
   bool alive(const fs::path& path, const Owner& owner, const std::string& text) const {
     const auto state = state_of(owner, me_);
@@ -318,8 +352,10 @@ class RunLock::Impl {
   void beat() {
     ++me_.beat;
     const auto text = me_.text();
-    // A beat that fails is one too few; the next may not.
-    [[maybe_unused]] const auto written = ::pwrite(fd_, text.data(), text.size(), 0);
+    // A beat that fails is one too few; the next may not. Synced: NFS keeps what is written to an
+    // open file for longer than others wait for a beat.
+    [[maybe_unused]] const bool written =
+        ::pwrite(fd_, text.data(), text.size(), 0) >= 0 && ::fdatasync(fd_) == 0;
   }
 
   void give_back() {

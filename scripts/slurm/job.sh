@@ -13,7 +13,9 @@
 #   a node fails              Slurm ends what is left, and requeues by itself (--requeue)
 #   scancel                   TERM to this shell and the ranks: they save if they can within KillWait;
 #                             never requeued, since that would bring a cancelled job back to life
-#   the stop file and others  75 without a USR1: somebody wanted the run to stop, so it stays stopped
+#   the stop file and others  75 without a USR1: somebody wanted the run to stop, so it stays stopped;
+#                             so does a job whose stop file came too late for its ranks, or while it
+#                             was pending
 set -uo pipefail
 
 program=${PG_PROGRAM:-$PG_ROOT/build/pentagrid}
@@ -49,10 +51,12 @@ exit_reason_of() { sed -n 's/.*"reason": *"\(.*\)".*/\1/p' "$1/exit.json" 2>/dev
 # stopped one too, when one returns non-zero (run.watchdog relies on it). Open MPI's mpirun starts its own
 # daemons through srun and knows the allocation.
 start_ranks() {
-  local how=${launcher:-auto}
+  local how=${launcher:-auto} plugins
   if [[ $how == auto ]]; then
     how=mpirun
-    if srun --mpi=list 2>&1 | grep -qw 'pmix.*'; then how=srun; fi
+    # Not through a pipe: grep leaves it early, which would be srun's failure.
+    plugins=$(srun --mpi=list 2>&1)
+    if grep -qw 'pmix.*' <<<"$plugins"; then how=srun; fi
   fi
   case $how in
     srun) srun --mpi=pmix --kill-on-bad-exit=1 --cpu-bind=cores "$@" & ;;
@@ -64,6 +68,11 @@ start_ranks() {
       ;;
   esac
   ranks=$!
+  # At once it would be lost: the process that becomes the launcher still has this shell's traps.
+  if ((asked)); then
+    sleep 1
+    on_usr1
+  fi
 }
 
 # A wait that a trapped signal ends has not seen the end.
@@ -76,7 +85,7 @@ wait_for_ranks() {
   done
 }
 
-# Signals that this shell gets. Before the ranks are there, the first is kept for them.
+# Signals that this shell gets. A USR1 before the ranks are there is kept for them.
 asked=0 cancelled=0 interrupted=0 ranks=
 on_usr1() {
   asked=1 interrupted=1
@@ -109,14 +118,30 @@ job_name() {
   fi
 }
 
+# A stop file that lies in OUTPUT is taken away, and obeyed.
+take_stop_file() { # OUTPUT
+  [[ -e $1/stop ]] && rm -f "$1/stop"
+}
+
 # Does not return when the job is requeued: Slurm ends this shell then.
 requeue() {
-  local job
+  local job state='' try
   job=$(job_name)
-  [[ $(squeue -h -j "$job" -o %T) == RUNNING ]] || {
+  # slurmctld may be away for a moment. Should it stay so, scontrol has the last word.
+  for try in {1..5}; do
+    ((try == 1)) || sleep "${squeue_pause:-5}"
+    if state=$(timeout 10 squeue -h -j "$job" -o %T); then break; fi
+    state=unknown
+  done
+  if ((cancelled)); then
+    say "not requeued here: Slurm ended the job meanwhile"
+    return
+  elif [[ $state == unknown ]]; then
+    say "squeue does not answer: whether job $job is still running is not known"
+  elif [[ $state != RUNNING ]]; then
     say "not requeued: job $job is no longer running"
     return
-  }
+  fi
   say "requeue of job $job"
   trap - TERM
   if scontrol requeue "$job"; then
@@ -134,7 +159,7 @@ time_was_up() {
 }
 
 run_slice() {
-  local deck=$1 checked before after stamp early=0
+  local deck=$1 checked before after stamp written early=0
   shift
   trap on_usr1 USR1
   trap on_term TERM
@@ -149,12 +174,20 @@ run_slice() {
   stamp=$(exit_stamp "$output")
   say "job $(job_name), slice $((${SLURM_RESTART_COUNT:-0} + 1)) on ${SLURM_JOB_NODELIST:-?}: $deck" \
     "into $output from step $((before < 0 ? 0 : before))"
+  # The program takes its start for a newer wish than the file; that of a requeued job is nobody's.
+  if ((${SLURM_RESTART_COUNT:-0} > 0)) && take_stop_file "$output"; then
+    status=75
+    say "exit code 75: file $output/stop came while the job was pending; not requeued"
+    return
+  fi
 
   start_ranks "$program" train "$deck" "$@" checkpoint.resume=auto
   wait_for_ranks
 
   after=$(newest_step "$output")
-  if [[ $(exit_stamp "$output") != "$stamp" ]]; then
+  # The program begins with removing the old record: none is no record of this slice either.
+  written=$(exit_stamp "$output")
+  if [[ $written != none && $written != "$stamp" ]]; then
     # A launcher may mask the code; the program's own record does not.
     status=$(exit_code_of "$output")
     say "exit code $status ($(exit_reason_of "$output")), newest checkpoint: step $after"
@@ -170,6 +203,8 @@ run_slice() {
     say "not requeued here: Slurm ended the job (a cancel, the time limit, or a node that failed)"
   elif ((status == 75 && !early)) && ! time_was_up; then
     say "not requeued: it was asked to stop, not by its time limit"
+  elif take_stop_file "$output"; then
+    say "not requeued: file $output/stop"
   elif is_idle_loop "$output" "$before" "$after"; then
     say "not requeued: $max_idle_slices slices in a row brought no checkpoint newer than step $after"
   else

@@ -246,6 +246,30 @@ TEST(Resume, an_older_checkpoint_is_refused_while_the_folder_holds_newer_ones) {
   EXPECT_EQ(io::list_checkpoints(fs::path(deck.run.output) / "checkpoints").at(0).step, 2);
 }
 
+// As a process leaves it that was killed between the two renames of a save of the same step.
+TEST(Resume, an_entry_that_was_moved_aside_is_found_again) {
+  auto deck = deck_in("aside", DType::kF32);
+  deck.run.stop_after = 2;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  const auto entry = fs::path(deck.run.output) / "checkpoints/step-000000002";
+  const auto group = comm::make_mpi_group(world(), "aside");
+  const auto move_aside = [&] {
+    if (group->rank() == 0) {
+      fs::rename(entry, entry.parent_path() / ".step-000000002.4711.replaced");
+      fs::remove(fs::path(deck.run.output) / "metrics.jsonl");
+    }
+    group->barrier();
+  };
+  move_aside();
+  EXPECT_THROW(app::run_train(deck, world()), Error);  // no fresh start beside it
+  move_aside();
+  deck.checkpoint.resume = "auto";
+  deck.run.stop_after = 3;
+  ASSERT_EQ(app::run_train(deck, world()), ExitCode::kStopped);
+  EXPECT_EQ(losses_of(deck).size(), 1U);
+  EXPECT_TRUE(fs::exists(entry));
+}
+
 TEST(Resume, a_checkpoint_of_another_grid_continues_the_same_run) {
   const int ranks = world().size();
   if (ranks == 1) return;  // needs two grids

@@ -128,13 +128,15 @@ TEST(ResumeGrids, grid_schedule_and_recomputation_may_change_but_not_the_model) 
   refused("model.tie_embeddings", [](auto& d) { d.model.tie_embeddings = false; });
   refused("run.seed", [](auto& d) { ++d.run.seed; });
   refused("train.seq", [](auto& d) { d.train.seq = 6; });
+  refused("model.dropout", [](auto& d) { d.model.dropout = 0.0; });
   refused("run.precision", [](auto& d) { d.run.precision = DType::kF64; });
 
-  // What moves no weight and no sample may change, precision with the same exact weights too.
+  // The grid may change, precision with the same exact weights too, and what an override names.
   auto other = deck_on(to, DType::kBF16, "refused", false);
   other.run.stop_after = 2;
   other.train.micro_batch = 2;
   other.model.dropout = 0.0;
+  other.checkpoint.overrides = {"model.dropout"};
   EXPECT_EQ(run(other, to.ranks()), ExitCode::kStopped);
 }
 

@@ -99,6 +99,19 @@ TEST_F(SlurmJob, a_limit_that_was_extended_is_noticed) {
   EXPECT_NEAR(*left.seconds(), 172800, 30);
 }
 
+// A step may lie between the question and the look at its answer, which then is that much too much.
+TEST_F(SlurmJob, an_answer_counts_from_its_question) {
+  squeue("echo 10:00");
+  auto left = time(std::chrono::milliseconds(1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  left.seconds();  // asks
+  const auto asked = Clock::now();
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  left.seconds();  // reads
+  const double gone = std::chrono::duration<double>(Clock::now() - asked).count();
+  EXPECT_LE(*left.seconds(), 600 - gone + 0.01);
+}
+
 TEST_F(SlurmJob, what_cannot_be_asked_is_told_and_the_end_time_counts) {
   for (const char* body : {"", "exit 1", "echo 1:00:00; exit 1", "echo INVALID"}) {
     squeue(body);

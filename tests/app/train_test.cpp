@@ -7,8 +7,11 @@
 #include <numeric>
 
 #include "app/memory_plan.h"
+#include "app/run_saver.h"
 #include "app/train.h"
 #include "harness/tiny_run.h"
+#include "io/checkpoint.h"
+#include "io/files.h"
 #include "io/run_folder.h"
 
 namespace pg::testing {
@@ -70,6 +73,27 @@ TEST(Train, metrics_hold_every_key_of_every_step) {
   EXPECT_NEAR(all[0]["loss"].get<double>(), std::log(61.0), 0.1);
 }
 
+// FAULTS 6: an output folder that cannot be written is refused with the sizes, before any work. The
+// need is told from the deck, and is that of the model.
+TEST(Train, an_output_folder_that_cannot_be_written_is_refused_with_the_sizes) {
+  auto deck = deck_in("unwritable");
+  deck.run.output = "/proc/nowhere/run";
+  try {
+    app::run_train(deck, world());
+    ADD_FAILURE() << "trained";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kSave);
+    EXPECT_EQ(error.ranks(), world().size());
+    const std::string text = error.what();
+    EXPECT_NE(text.find("run.output: /proc/nowhere/run"), std::string::npos) << text;
+    EXPECT_NE(text.find("(a checkpoint needs " +
+                        io::readable_bytes(app::planned_checkpoint_bytes(deck)) + ", "),
+              std::string::npos)
+        << text;
+    EXPECT_NE(text.find(" are free)"), std::string::npos) << text;
+  }
+}
+
 // Experts over all ranks; capacity that drops some tokens.
 app::Deck experts_in(const std::string& folder) {
   auto deck = deck_in(folder);
@@ -83,6 +107,20 @@ app::Deck experts_in(const std::string& folder) {
                     .z_loss = 0.07};
   deck.grid.ep = world().size();
   return deck;
+}
+
+TEST(Train, what_a_checkpoint_needs_is_told_from_the_deck) {
+  for (auto deck : {deck_in("needs"), experts_in("needs_of_experts")}) {
+    if (deck.model.moe.experts > 0) deck.model.moe.bias_update = 0.01;
+    deck.train.steps = 1;
+    std::int64_t needed = 0;
+    app::TrainControls controls;
+    controls.before_step = [&](app::Trainer& trainer) {
+      needed = io::checkpoint_bytes(trainer.records(), deck.checkpoint.alignment);
+    };
+    ASSERT_EQ(app::run_train(deck, world(), {}, controls), ExitCode::kDone);
+    EXPECT_EQ(app::planned_checkpoint_bytes(deck), needed);
+  }
 }
 
 TEST(Train, metrics_say_what_the_routers_did) {

@@ -250,10 +250,10 @@ TEST_F(CheckpointHostile, files_that_are_no_hdf5_or_end_early_are_refused) {
 TEST_F(CheckpointHostile, a_superblock_that_does_not_span_the_file_is_refused) {
   for (const std::size_t more : {1, 100, 100000}) {
     put_bytes(entry_ / "state.h5", good_ + std::string(more, '\0'));
-    expect_refused("its superblock says bytes 0 to " + std::to_string(good_.size()));
+    expect_refused("an HDF5 file of " + std::to_string(good_.size()) + " bytes, of which ");
   }
   put_bytes(entry_ / "state.h5", std::string(512, '\0') + good_);
-  expect_refused("does not begin with an HDF5 superblock");
+  expect_refused("no HDF5 file, or one that begins with something else");
   // A user block that HDF5 itself made.
   {
     const h5::Place place{entry_ / "state.h5", ExitCode::kBug};
@@ -266,7 +266,7 @@ TEST_F(CheckpointHostile, a_superblock_that_does_not_span_the_file_is_refused) {
     const Handle group({}, H5Gcreate2(file.id(), "tensors", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
                        H5Gclose, "H5Gcreate");
   }
-  expect_refused("does not begin with an HDF5 superblock");
+  expect_refused("no HDF5 file, or one that begins with something else");
   // The format of HDF5 1.6, whose superblock has other places and no checksum.
   {
     const h5::Place place{entry_ / "state.h5", ExitCode::kBug};
@@ -274,7 +274,7 @@ TEST_F(CheckpointHostile, a_superblock_that_does_not_span_the_file_is_refused) {
     const Handle file(place, H5Fcreate(place.path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, H5P_DEFAULT),
                       H5Fclose, "H5Fcreate");
   }
-  expect_refused("has a superblock of version 0");
+  expect_refused("in HDF5's older encoding (superblock 0)");
 }
 
 // The address in norm.weight's header is replaced, and the header's checksum made right.
@@ -334,9 +334,9 @@ TEST_F(CheckpointHostile, data_that_overlaps_what_describes_it_is_refused) {
   }
   // Inside and outside by one byte: 5 floats.
   moved_to(good_.size() - 19);
-  expect_refused("has storage outside the file");
+  expect_refused("but the file ends at " + std::to_string(good_.size()));
   moved_to(std::uint64_t{0} - 8);
-  expect_refused("has storage outside the file");
+  expect_refused("but the file ends at " + std::to_string(good_.size()));
 }
 
 // HDF5's own checks, ours behind them (it may complain of an "infinite loop closing library" at the

@@ -63,6 +63,7 @@ std::vector<Record> records(const app::Deck& deck) {
   std::ifstream in(fs::path(deck.run.output) / "metrics.jsonl");
   for (std::string line; std::getline(in, line);) {
     const auto json = Record::parse(line);
+    if (!json.contains("loss")) continue;  // of a save
     Record kept;
     for (const char* key : {"step", "loss", "grad_norm", "lr", "skipped"}) {
       if (json.contains(key)) kept[key] = json[key];
@@ -106,7 +107,7 @@ bool all_finite(const app::Deck& deck) {
 
 std::string failure(const app::Deck& deck, const app::TrainControls& controls) {
   try {
-    app::run_train(deck, world(), controls);
+    app::run_train(deck, world(), {}, controls);
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kNumerical) << error.what();
     EXPECT_EQ(error.ranks(), world().size());
@@ -123,7 +124,7 @@ std::string failure(const app::Deck& deck, const app::TrainControls& controls) {
 TEST(NumericalRun, a_skipped_step_is_in_the_records_and_saves_wait_for_the_next_update) {
   auto deck = deck_in("records", 7);
   deck.checkpoint.every = 3;
-  ASSERT_EQ(app::run_train(deck, world(), poisoned({3, 4, 7})), ExitCode::kDone);
+  ASSERT_EQ(app::run_train(deck, world(), {}, poisoned({3, 4, 7})), ExitCode::kDone);
   const auto all = records(deck);
   ASSERT_EQ(all.size(), 7U);
   for (std::size_t i = 0; i < all.size(); ++i) {
@@ -181,7 +182,7 @@ TEST(NumericalRun, a_run_that_diverges_keeps_the_checkpoints_from_before) {
 TEST(NumericalRun, a_bad_last_step_ends_a_run_whose_weights_are_good) {
   for (const bool in_loss : {false, true}) {
     auto deck = deck_in("last", 4);
-    ASSERT_EQ(app::run_train(deck, world(), in_loss ? scaled({4}, kNaN) : poisoned({4})),
+    ASSERT_EQ(app::run_train(deck, world(), {}, in_loss ? scaled({4}, kNaN) : poisoned({4})),
               ExitCode::kDone);
     EXPECT_EQ(skipped(deck), (std::map<std::int64_t, std::string>{{4, "not finite"}}));
     EXPECT_EQ(saved(deck), Steps{4});
@@ -202,11 +203,11 @@ constexpr double kSigma = 6;
 TEST(NumericalRun, a_spike_gets_no_update_and_without_a_sigma_it_does) {
   auto deck = deck_in("spike", 30);
   deck.train.spike_sigma = kSigma;
-  ASSERT_EQ(app::run_train(deck, world(), scaled({26}, 20)), ExitCode::kDone);
+  ASSERT_EQ(app::run_train(deck, world(), {}, scaled({26}, 20)), ExitCode::kDone);
   EXPECT_EQ(skipped(deck), (std::map<std::int64_t, std::string>{{26, "spike"}}));
   const auto guarded = records(deck);
   deck = deck_in("no_spike", 30);
-  ASSERT_EQ(app::run_train(deck, world(), scaled({26}, 20)), ExitCode::kDone);
+  ASSERT_EQ(app::run_train(deck, world(), {}, scaled({26}, 20)), ExitCode::kDone);
   EXPECT_TRUE(skipped(deck).empty());
   const auto free = records(deck);
   EXPECT_EQ(guarded[25]["loss"], free[25]["loss"]);
@@ -229,7 +230,7 @@ app::TrainControls mixed(bool forget = false) {
 TEST(NumericalRun, a_stopped_and_resumed_run_skips_the_same_steps) {
   auto deck = deck_in("straight", 34);
   deck.train.spike_sigma = kSigma;
-  ASSERT_EQ(app::run_train(deck, world(), mixed()), ExitCode::kDone);
+  ASSERT_EQ(app::run_train(deck, world(), {}, mixed()), ExitCode::kDone);
   const auto expected = records(deck);
   ASSERT_EQ(skipped(deck),
             (std::map<std::int64_t, std::string>{
@@ -239,7 +240,7 @@ TEST(NumericalRun, a_stopped_and_resumed_run_skips_the_same_steps) {
   deck.train.spike_sigma = kSigma;
   for (const std::int64_t stop : {4, 25, 0}) {
     deck.run.stop_after = stop;
-    ASSERT_EQ(app::run_train(deck, world(), mixed()),
+    ASSERT_EQ(app::run_train(deck, world(), {}, mixed()),
               stop > 0 ? ExitCode::kStopped : ExitCode::kDone);
     deck.checkpoint.resume = "latest";
   }
@@ -248,7 +249,7 @@ TEST(NumericalRun, a_stopped_and_resumed_run_skips_the_same_steps) {
   // The control: a guard that has forgotten what it saw.
   deck = deck_in("forgets", 34);
   deck.train.spike_sigma = kSigma;
-  ASSERT_EQ(app::run_train(deck, world(), mixed(/*forget=*/true)), ExitCode::kDone);
+  ASSERT_EQ(app::run_train(deck, world(), {}, mixed(/*forget=*/true)), ExitCode::kDone);
   EXPECT_EQ(skipped(deck).count(30), 0U);
   EXPECT_NE(records(deck), expected);
 }
@@ -259,7 +260,7 @@ TEST(NumericalRun, the_count_in_a_row_survives_a_stop) {
   deck.train.max_skips = 4;
   deck.run.stop_after = 5;
   const auto controls = poisoned({3, 4, 5, 6, 7, 8});
-  ASSERT_EQ(app::run_train(deck, world(), controls), ExitCode::kStopped);
+  ASSERT_EQ(app::run_train(deck, world(), {}, controls), ExitCode::kStopped);
   EXPECT_EQ(saved(deck), Steps{5});
   deck.run.stop_after = 0;
   deck.checkpoint.resume = "latest";
@@ -295,7 +296,7 @@ TEST(NumericalRun, a_flipped_weight_ends_with_exit_7_and_is_never_saved) {
 
   // The control: nobody looks, and the run ends well, with other losses.
   deck = deck_in("unseen", 9);
-  ASSERT_EQ(app::run_train(deck, world(), flipped()), ExitCode::kDone);
+  ASSERT_EQ(app::run_train(deck, world(), {}, flipped()), ExitCode::kDone);
   const auto unseen = records(deck);
   deck = deck_in("sound", 9);
   deck.run.replica_check = 1;

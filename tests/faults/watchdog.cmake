@@ -17,6 +17,14 @@ pg_expect(faults.watchdog_names_a_file_to_a_rank_alone RANKS 1 STATUS 6 TIMEOUT 
   COMMAND watchdog_probe file ${pg_watchdog_scratch}/file
   STDERR "run.watchdog: the rank did not come on for "
          "): reading a/file/on/a/dead/server.h5, in loading at tests/faults/watchdog_probe.cpp:")
+# Storage that hangs holds up the thread that beats; one without files speaks for its rank.
+pg_expect(faults.watchdog_survives_hung_storage RANKS 1 STATUS 6 TIMEOUT 30
+  COMMAND watchdog_probe storage ${pg_watchdog_scratch}/storage
+  STDERR "watchdog did not answer for " "run.watchdog: the rank did not come on for "
+         "in saving at tests/faults/watchdog_probe.cpp:"
+  ABSENT "reported")
+pg_expect(faults.watchdog_lets_hung_storage_be_while_the_rank_comes_on RANKS 1 STATUS 0 TIMEOUT 30
+  COMMAND watchdog_probe slow_storage ${pg_watchdog_scratch}/slow_storage ABSENT "run.watchdog")
 # What takes longer than the limit and notes progress is no hang. Its control is the endless loop.
 pg_expect(faults.watchdog_lets_slow_work_be@3 RANKS 3 STATUS 0 TIMEOUT 30
   COMMAND watchdog_probe slow ${pg_watchdog_scratch}/slow ABSENT "run.watchdog" "reported")

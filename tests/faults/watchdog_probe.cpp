@@ -1,5 +1,9 @@
 // Jobs that the watchdog is to end, or not, each in its own launch: watchdog_probe CASE FOLDER.
 // The expected exit codes and texts stand in watchdog.cmake.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <string_view>
@@ -31,6 +35,20 @@ void note_progress_for(double seconds) {
   for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
 }
 
+std::atomic<int> synced{0};
+std::atomic<bool> storage_hangs{false};
+
+}  // namespace
+
+// In the C library's place: storage that counts, and that may stop to answer.
+extern "C" int fdatasync(int fd) {
+  ++synced;
+  while (storage_hangs) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  return static_cast<int>(::syscall(SYS_fdatasync, fd));
+}
+
+namespace {
+
 void act(std::string_view what, comm::Group& world) {
   const bool second = world.rank() == 1;
   comm::note_step(7);
@@ -49,6 +67,16 @@ void act(std::string_view what, comm::Group& world) {
     double value = 0;
     world.recv({&value, 1, DType::kF64}, 0, 3).wait();
   }
+  if (what == "storage") {
+    storage_hangs = true;
+    const comm::Place place("saving");
+    loop_for_ever();
+  }
+  if (what == "slow_storage") {  // comes on nevertheless
+    storage_hangs = true;
+    note_progress_for(kLong);
+    storage_hangs = false;
+  }
   if (what == "slow" && second) note_progress_for(kLong);
   world.barrier();
 }
@@ -61,7 +89,7 @@ int run(std::string_view what, const char* folder) {
         {folder, kLimit, [](const std::string&) { std::fputs("reported\n", stdout); }});
     act(what, *world);
     world->barrier();
-    return 0;
+    return synced > 0 ? 0 : 98;  // beats that are not synced come too late on NFS
   } catch (const Error& error) {
     if (world->rank() == 0) std::fprintf(stderr, "%s\n", error.what());
     return static_cast<int>(error.code());

@@ -2,10 +2,12 @@
 #include "io/run_lock.h"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -16,6 +18,15 @@
 #include <thread>
 
 #include "comm/error.h"
+
+namespace {
+std::atomic<int> synced{0};
+}
+// In the C library's place: counts.
+extern "C" int fdatasync(int fd) {
+  ++synced;
+  return static_cast<int>(::syscall(SYS_fdatasync, fd));
+}
 
 namespace pg::io {
 namespace {
@@ -153,6 +164,18 @@ TEST_F(RunLockTest, a_process_of_the_same_number_that_began_later_is_another) {
   EXPECT_TRUE(says("taken over"));
 }
 
+TEST_F(RunLockTest, a_process_that_the_system_does_not_show_may_be_alive) {
+  nlohmann::json json;
+  {
+    const auto held = take();
+    json = nlohmann::json::parse(text());
+  }
+  json["started"] = "";  // its own /proc/PID was hidden from it
+  write(json.dump() + "\n");
+  take();
+  EXPECT_TRUE(says("looking for 0 s whether that job lives")) << notes_;
+}
+
 TEST_F(RunLockTest, an_earlier_start_of_the_same_slurm_job_is_gone) {
   leave({{"job", "77"}});
   ::setenv("SLURM_JOB_ID", "77", 1);
@@ -188,10 +211,14 @@ TEST_F(RunLockTest, of_another_host_the_beat_tells) {
   owner.join();
 }
 
+// Storage that hosts share may keep what is not synced for longer than a lock is waited for.
 TEST_F(RunLockTest, an_owner_beats) {
+  synced = 0;
   const auto held = take();
+  EXPECT_GE(synced, 1);
   const auto before = text();
   std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  EXPECT_GE(synced, 2);
   EXPECT_NE(text(), before);
   EXPECT_EQ(text().size(), before.size());
 }
@@ -260,6 +287,34 @@ TEST_F(RunLockTest, of_many_that_take_over_one_wins) {
     EXPECT_EQ(winners, 1) << "round " << round;
     EXPECT_TRUE(fs::is_empty(folder_));
   }
+}
+
+TEST_F(RunLockTest, files_of_killed_takers_go_and_those_of_living_ones_stay) {
+  leave_killed();
+  const auto killed = text();
+  nlohmann::json mine;
+  {
+    const auto held = take();
+    mine = nlohmann::json::parse(text());
+  }
+  const auto put = [&](const std::string& name, const std::string& contents, int hours) {
+    std::ofstream(folder_ / name) << contents;
+    fs::last_write_time(folder_ / name,
+                        fs::file_time_type::clock::now() - std::chrono::hours(hours));
+  };
+  put(".lock.of.killed", killed, 0);
+  put(".lock.after.killed", killed, 0);
+  put(".lock.of.torn_long_ago", "{", 2);
+  put(".lock.of.torn", "{", 0);
+  put(".lock.of.mine", mine.dump() + "\n", 0);
+  mine["boot"] = "another boot";
+  put(".lock.of.elsewhere", mine.dump() + "\n", 0);
+  put(".locksmith", killed, 2);
+  take();
+  for (const char* name : {".lock.of.torn", ".lock.of.mine", ".lock.of.elsewhere", ".locksmith"}) {
+    EXPECT_TRUE(fs::exists(folder_ / name)) << name;
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 4);
 }
 
 TEST_F(RunLockTest, a_claim_that_a_killed_job_left_is_no_obstacle) {

@@ -16,7 +16,7 @@ fail() {
     # Once, not for each shell that a failure passes through.
     if [[ -n ${SLURM_CONF:-} && $BASHPID == "$$" ]]; then
       timeout 10 scontrol show job | grep -E '^JobId|JobState|Restarts|Time=' || true
-      tail -n 25 "$SLURM_LOCAL_DIR"/log/slurmctld.log || true
+      tail -n 25 "$SLURM_LOCAL_DIR"/log/slurm{ctld,d-*}.log || true
       tail -n 40 "$folder"/*.out || true
     fi
   } >&2
@@ -90,7 +90,13 @@ losses() { sed -n 's/^{"step": \([0-9]*\), "loss": \([^,]*\),.*}$/\1 \2/p' "$1/m
 
 node_is_idle() { [[ $(sinfo -h -N -n "$1" -o %t) == idle ]]; }
 
-# A requeued job is held for about two minutes; this skips them.
+# A requeued job is held for about two minutes, which release() skips. Some of that time a node needs:
+# it launches nothing of a job that it killed in the same second, and the daemon of the last step,
+# whose number the next one has too, stays for up to 3 s.
+waits_for_its_turn() { # JOB
+  wait_for "it waits for its turn" is "$1" JobState PENDING
+  sleep 6
+}
 release() { scontrol update "jobid=$1" StartTime=now; }
 
 submit() { sbatch --parsable --chdir="$folder" "$@"; }

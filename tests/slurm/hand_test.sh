@@ -21,7 +21,7 @@ ended_with() { # JOB CODE
 }
 goes_on_alone() { # JOB RESTARTS
   wait_for "job $1 is requeued" is "$1" Restarts "$2"
-  wait_for "it waits for its turn" is "$1" JobState PENDING
+  waits_for_its_turn "$1"
 }
 
 # 1. By mpirun: the nodes are given back, then a stop file.

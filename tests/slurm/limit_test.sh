@@ -30,7 +30,7 @@ while (($(until_next_tick) > 14 || $(until_next_tick) < 8)); do sleep 1; done
 job=$(submit "${grid[@]}" "${limit[@]}" "$train" deck.toml)
 slice_ends() { # RESTARTS
   wait_for "slice $1 ends and the job is requeued" is "$job" Restarts "$1"
-  wait_for "it waits for its turn" is "$job" JobState PENDING
+  waits_for_its_turn "$job"
   show "$job"
   grep -c '^slurm: exit code 75 .*SIGUSR1 on rank' "pentagrid-$job.out" | grep -qx "$1" ||
     fail "it was not the time limit's signal that ended slice $1"
@@ -57,7 +57,7 @@ scontrol update nodename=n2 state=down reason=test
 wait_for "Slurm requeues it" is "$job" Restarts 3
 "$here/local_cluster.sh" boot n2
 wait_for "the node is back" node_is_idle n2
-wait_for "it waits for its turn" is "$job" JobState PENDING
+waits_for_its_turn "$job"
 third=$(last_step run)
 ok "the node failed after step $third and the job was requeued"
 
