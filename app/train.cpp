@@ -263,6 +263,7 @@ class Run {
       if (controls_.before_step) controls_.before_step(trainer);
       const double waited = comm::waited_seconds();
       const auto result = trainer.step();
+      const comm::Place place("after a step");
       stragglers.add(result.seconds - (comm::waited_seconds() - waited));
       const auto step = result.step;
       tokens += result.tokens;

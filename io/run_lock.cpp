@@ -295,9 +295,10 @@ class RunLock::Impl {
       return false;
     }
     if (::rename(claim.c_str(), path.c_str()) != 0) {
-      const auto error = failed("renaming it", claim);
+      const int why = errno;
       ::unlink(claim.c_str());
-      throw error;
+      errno = why;
+      throw failed("renaming it", claim);
     }
     if (path == path_)
       note(fmt::format("run.output: {}: was left by {}, which is gone; taken over", path_.string(),

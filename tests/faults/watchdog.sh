@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # FAULTS 3 on the program: a rank that is stopped for longer than run.watchdog ends the job with a report
-# that names it, and leaves no process; one that is stopped for a shorter time changes nothing; without
-# the watchdog the same job hangs (the control).
+# that names it, and leaves no process; one that is stopped for a shorter time changes nothing, nor do
+# saves and evaluations, for longer than that; without the watchdog the same job hangs (the control).
 #   watchdog.sh PROGRAM FOLDER MPIEXEC...
 set -euo pipefail
 program=$1 folder=$2
@@ -58,7 +58,23 @@ diff <(losses undisturbed) <(losses paused) || failed "other losses after a shor
 [[ ! -e paused/.watchdog && ! -e paused/.lock ]] || failed "its files are left"
 echo "ok: stopped for a while"
 
-# 3. The control.
+# 3. Nothing but saves and evaluations, for longer than the limit.
+cp data/train.h5 data/valid.h5
+begin=$SECONDS
+start saving run.watchdog=2 checkpoint.every=1 checkpoint.async=false checkpoint.keep=2 \
+  data.valid=data/valid.h5 train.eval_every=1 train.eval_batches=20 train.steps=100000
+while ((SECONDS < begin + 5)); do
+  ended "$job" && failed "the run ended while it saved and evaluated"
+  sleep 0.2
+done
+(($(grep -c save_s saving/metrics.jsonl) > 3 && $(grep -c eval_s saving/metrics.jsonl) > 3)) ||
+  failed "there were no saves and evaluations: nothing is shown"
+kill -TERM "$job"
+within 20 ended "$job" || failed "the run does not stop"
+! grep -q 'run.watchdog: ' out.saving || failed "a report of a run that came on"
+echo "ok: saves and evaluates"
+
+# 4. The control.
 start unwatched run.watchdog=0
 [[ ! -e unwatched/.watchdog ]] || failed "a watchdog that is off has a folder"
 kill -STOP "${ranks[-1]}"
