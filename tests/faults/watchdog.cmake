@@ -13,6 +13,10 @@ pg_expect(faults.watchdog_names_an_endless_loop@3 RANKS 3 STATUS 6 TIMEOUT 30
 pg_expect(faults.watchdog_names_a_message_that_nobody_sends@2 RANKS 2 STATUS 6 TIMEOUT 30
   COMMAND watchdog_probe message ${pg_watchdog_scratch}/message
   STDERR "recv from rank 0 on group world: waiting for rank 0 (" "not arrived: in no named place")
+pg_expect(faults.watchdog_names_who_gives_no_minimum@2 RANKS 2 STATUS 6 TIMEOUT 30
+  COMMAND watchdog_probe minimum ${pg_watchdog_scratch}/minimum
+  STDERR "MPI_Iallreduce #1 on group later minimum: waiting for rank 1 ("
+         "not arrived: in no named place")
 pg_expect(faults.watchdog_names_a_file_to_a_rank_alone RANKS 1 STATUS 6 TIMEOUT 30
   COMMAND watchdog_probe file ${pg_watchdog_scratch}/file
   STDERR "run.watchdog: the rank did not come on for "

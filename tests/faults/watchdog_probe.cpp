@@ -11,6 +11,7 @@
 
 #include "comm/activity.h"
 #include "comm/error.h"
+#include "comm/later_min.h"
 #include "comm/mpi_session.h"
 #include "comm/watchdog.h"
 
@@ -76,6 +77,12 @@ void act(std::string_view what, comm::Group& world) {
     storage_hangs = true;
     note_progress_for(kLong);
     storage_hangs = false;
+  }
+  if (what == "minimum") {
+    comm::LaterMin least(Communicator::world());
+    if (second) loop_for_ever();
+    least.give(0);
+    least.take();
   }
   if (what == "slow" && second) note_progress_for(kLong);
   world.barrier();
