@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include "app/console.h"
 #include "app/resume_check.h"
 #include "comm/agree.h"
 #include "io/checkpoint.h"
@@ -25,10 +26,6 @@ void refuse_abandoned(const Deck& deck, const io::RunFolder& folder,
                "(legal: another run.output, or \"latest\")",
                entry.string(), step, deck.run.output, entries.front().step);
   }
-}
-
-double gib(std::int64_t bytes) {
-  return static_cast<double>(bytes) / static_cast<double>(std::int64_t{1} << 30);
 }
 
 // run.json's provenance names the tokenizer; empty when it does not.
@@ -59,11 +56,12 @@ void require_same_run(const io::CheckpointInfo& info, const Deck& deck, const io
 
 std::string resumed_text(std::int64_t step, const io::VerifiedEntry& entry,
                          const io::LoadReport& load) {
+  const auto text = [](auto bytes) { return bytes_text(static_cast<double>(bytes)); };
   return fmt::format(
-      "resumed step {} from {} | {:.2f} GiB verified in {:.1f} s | {:.2f} GiB a rank (max), read "
-      "in {:.1f} s, {:.2f} GiB/s\n",
-      step, entry.path.string(), gib(entry.bytes), entry.seconds, gib(load.most_bytes),
-      load.seconds, gib(load.total_bytes) / load.seconds);
+      "resumed step {} from {} | {} verified in {:.2f} s | {} a rank (max), read in {:.2f} s, "
+      "{}/s\n",
+      step, entry.path.string(), text(entry.bytes), entry.seconds, text(load.most_bytes),
+      load.seconds, text(static_cast<double>(load.total_bytes) / load.seconds));
 }
 
 }  // namespace

@@ -99,7 +99,7 @@ mv run stopped
 
 what="nothing is damaged"
 fresh_copy
-expect 0 'resumed step 4 from run/checkpoints/step-000000004 \| [0-9.]+ GiB verified in [0-9.]+ s \| [0-9.]+ GiB a rank' \
+expect 0 'resumed step 4 from run/checkpoints/step-000000004 \| [0-9.]+ [KM]iB verified in [0-9.]+ s \| [0-9.]+ [KM]iB a rank' \
   train checkpoint.resume=auto
 require same_losses
 
