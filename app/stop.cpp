@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
+#include <string_view>
 
 #include "app/stop_signals.h"
 #include "comm/mpi_session.h"
@@ -30,7 +32,10 @@ Stop::Stop(const Deck& deck, comm::Group& world, const std::filesystem::path& ou
       file_(output / "stop"),
       say_(std::move(say)),
       time_(world.rank() == 0 ? TimeLeft(deck.run.wall_limit, started, say_) : TimeLeft()) {
-  if (world.rank() == 0 && take_stop_file()) {
+  // A requeued job's script has looked for one already: it was made since.
+  const char* requeued = std::getenv("SLURM_RESTART_COUNT");
+  const bool is_new = requeued != nullptr && std::string_view(requeued) != "0";
+  if (world.rank() == 0 && !is_new && take_stop_file()) {
     say_(fmt::format("note: {} was there before the run began: removed, not obeyed\n",
                      file_.string()));
   }

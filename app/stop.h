@@ -28,7 +28,8 @@ class Stop {
  public:
   // Collective, once run.output is known to be this run's. `started`: when the program did, from
   // which run.wall_limit counts. A stop file that lies there already is removed, which rank 0 says:
-  // a start is a newer wish than the file. One made from here on is obeyed.
+  // a start is a newer wish than the file. One made from here on is obeyed, and one that a requeued
+  // Slurm job finds: its script has looked for older ones.
   Stop(const Deck& deck, comm::Group& world, const std::filesystem::path& output,
        std::chrono::steady_clock::time_point started, Say say);
 

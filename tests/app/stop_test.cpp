@@ -89,6 +89,16 @@ TEST_F(StopTest, a_stop_file_from_before_the_start_is_removed_and_told) {
   EXPECT_EQ(said_.find("removed, not obeyed") != said_.npos, root()) << said_;
 }
 
+TEST_F(StopTest, a_stop_file_that_a_requeued_job_finds_is_obeyed) {
+  if (root()) std::ofstream(folder_ / "stop");
+  setenv("SLURM_RESTART_COUNT", "2", 1);
+  auto s = stop();
+  unsetenv("SLURM_RESTART_COUNT");
+  EXPECT_EQ(said_, "");
+  EXPECT_EQ(s.agreed(0, {}), "file " + (folder_ / "stop").string());
+  EXPECT_EQ(s.agreed(1, {.step = 1}), "");
+}
+
 TEST_F(StopTest, stop_after_counts_steps) {
   deck_.run.stop_after = 3;
   auto s = stop();

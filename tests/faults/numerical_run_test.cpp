@@ -168,6 +168,7 @@ app::Deck explodes(const std::string& folder) {
   deck.run.stop_after = 0;
   deck.checkpoint.resume = "latest";
   deck.optimizer.lr = 1e30;
+  deck.checkpoint.overrides = {"optimizer.lr", "train.steps"};
   return deck;
 }
 
