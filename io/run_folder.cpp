@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -91,8 +92,13 @@ MetricsWriter::MetricsWriter(const fs::path& path, std::int64_t after_step) : pa
           step->get<std::int64_t>() > after_step) {
         continue;
       }
-      const auto save = record.find("save_work_s");
-      if (save != record.end() && save->is_number()) last_save_seconds_ = save->get<double>();
+      // A blocking save kept the run for all of its stall, an asynchronous one for its work.
+      const auto seconds = [&](const char* name) {
+        const auto at = record.find(name);
+        return at != record.end() && at->is_number() ? at->get<double>() : 0.0;
+      };
+      const double save = std::max(seconds("save_work_s"), seconds("save_stall_s"));
+      if (save > 0) last_save_seconds_ = save;
       kept += line + "\n";
     }
     write_whole(path, kept);
