@@ -127,6 +127,7 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
   const auto compute = deck.run.precision;
   const model::ParamStore store(layout, compute, model::Buffer::Kind::kDry);
   const auto bytes = store.bytes();
+  const bool gpu = deck.run.device == "cuda";
   MemoryPlan plan;
   plan.parameters = layout.table().elements();
   plan.weights = bytes.weights;
@@ -135,7 +136,8 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
   plan.moments = bytes.moments;
   plan.slots = bytes.slots;
   const auto activations = [&](model::AssumedLoad load) {
-    return model::activation_bytes(deck.model, layout, compute, pipeline_options(deck, grid), load)
+    return model::activation_bytes(deck.model, layout, compute, pipeline_options(deck, grid), load,
+                                   gpu ? Device::kCuda : Device::kCpu)
         .total();
   };
   plan.activations = activations(model::AssumedLoad::kBalanced);
@@ -143,7 +145,6 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
       deck.model.moe.experts > 0 ? activations(model::AssumedLoad::kLargest) : plan.activations;
   // On a GPU what is reserved is taken; products take matrices as they are, and sums receive into
   // memory of the library's own.
-  const bool gpu = deck.run.device == "cuda";
   if (gpu) plan.activations = plan.activations_most;
   if (compute != DType::kF64 && !gpu) {
     plan.packed = (2 * packed_elements(layout, deck.model) +

@@ -324,6 +324,6 @@ std::unique_ptr<Kernels> make_cpu_kernels(int threads);
 // at once, except moe_rows and copies to the host. A bug in a build without CUDA.
 std::unique_ptr<Kernels> make_cuda_kernels(comm::Gpu& gpu);
 // Computes nothing: for dry runs that measure memory.
-std::unique_ptr<Kernels> make_dry_kernels();
+std::unique_ptr<Kernels> make_dry_kernels(Device device = Device::kCpu);
 
 }  // namespace pg::model

@@ -269,7 +269,8 @@ struct Pipeline::Impl {
 
 Pipeline::Pipeline(const ModelConfig& config, const PipelineOptions& options, ParamStore& params,
                    Kernels& kernels, Groups groups, std::int64_t seed, PlaceUse& use) {
-  const auto sizes = activation_bytes(config, params.layout(), params.compute(), options);
+  const auto sizes = activation_bytes(config, params.layout(), params.compute(), options,
+                                      AssumedLoad::kLargest, kernels.device());
   impl_ = std::make_unique<Impl>(config, options, params, kernels, std::move(groups), seed, use,
                                  &sizes);
 }
@@ -319,8 +320,9 @@ std::int64_t Pipeline::high_water() const {
 }
 
 ActivationBytes activation_bytes(const ModelConfig& config, const ParamLayout& layout,
-                                 DType compute, const PipelineOptions& options, AssumedLoad load) {
-  const auto kernels = make_dry_kernels();
+                                 DType compute, const PipelineOptions& options, AssumedLoad load,
+                                 Device device) {
+  const auto kernels = make_dry_kernels(device);
   const auto groups = dry_groups(layout.sharding(), config.kv_heads);
   ParamStore params(layout, compute, Buffer::Kind::kDry);
   WeightGatherer weights(params, *kernels, groups);

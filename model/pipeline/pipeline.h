@@ -40,7 +40,8 @@ struct ActivationBytes {
 enum class AssumedLoad { kLargest, kBalanced };
 ActivationBytes activation_bytes(const ModelConfig& config, const ParamLayout& layout,
                                  DType compute, const PipelineOptions& options,
-                                 AssumedLoad load = AssumedLoad::kLargest);
+                                 AssumedLoad load = AssumedLoad::kLargest,
+                                 Device device = Device::kCpu);
 
 class Pipeline {
  public:
@@ -73,7 +74,7 @@ class Pipeline {
 
  private:
   friend ActivationBytes activation_bytes(const ModelConfig&, const ParamLayout&, DType,
-                                          const PipelineOptions&, AssumedLoad);
+                                          const PipelineOptions&, AssumedLoad, Device);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

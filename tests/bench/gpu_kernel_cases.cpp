@@ -5,6 +5,8 @@
 #include <memory>
 #include <unordered_set>
 
+#include "model/layers/lm_head.h"
+
 namespace pg::bench {
 
 namespace {
@@ -18,28 +20,32 @@ double real(std::int64_t n) {
 }
 
 // The three products of a linear layer I -> O on N rows. `y`: the type of its output.
+// y_type fp32: of logits, whose rows lie as the head has them.
 void add_linear(std::vector<KernelCase>& cases, const std::string& what, std::int64_t N,
                 std::int64_t I, std::int64_t O, bool bias, DType y_type = kBF16) {
+  const auto rows_of_y = [=](Operands& make, DType type) {
+    return make.normal(type, {N, y_type == kF32 ? model::logits_pitch(O) : O}).slice(1, 0, O);
+  };
   const auto shape = fmt::format("{}: {} rows, {} to {}", what, N, I, O);
   const double flops = 2.0 * real(N) * real(I) * real(O);
   const double in = 2 * real(N * I), weight = 2 * real(O * I), out = 2 * real(N * O);
   cases.push_back({"linear_forward", shape, in + weight + out * real(dtype_size(y_type)) / 2, flops,
                    [=](Operands& make) -> Call {
-                     const auto y = make.normal(y_type, {N, O}), x = make.normal(kBF16, {N, I});
+                     const auto y = rows_of_y(make, y_type), x = make.normal(kBF16, {N, I});
                      const auto w = make.normal(kBF16, {O, I});
                      const auto b = bias ? make.normal(kBF16, {O}) : TensorView();
                      return [=, &k = make.kernels()] { k.linear_forward(y, x, w, b); };
                    }});
   cases.push_back(
       {"linear_backward_input", shape, out + weight + in, flops, [=](Operands& make) -> Call {
-         const auto dx = make.normal(kBF16, {N, I}), dy = make.normal(kBF16, {N, O});
+         const auto dx = make.normal(kBF16, {N, I}), dy = rows_of_y(make, kBF16);
          const auto w = make.normal(kBF16, {O, I});
          return
              [=, &k = make.kernels()] { k.linear_backward_input(dx, dy, w, /*accumulate=*/false); };
        }});
   cases.push_back({"linear_backward_weight", shape, out + in + 8 * real(O * I), flops,
                    [=](Operands& make) -> Call {
-                     const auto dw = make.zeros(kF32, {O, I}), dy = make.normal(kBF16, {N, O});
+                     const auto dw = make.zeros(kF32, {O, I}), dy = rows_of_y(make, kBF16);
                      const auto x = make.normal(kBF16, {N, I});
                      const auto db = bias ? make.zeros(kF32, {O}) : TensorView();
                      return [=, &k = make.kernels()] { k.linear_backward_weight(dw, db, dy, x); };
@@ -193,8 +199,9 @@ void add_embedding_and_loss(std::vector<KernelCase>& cases, const ModelSizes& s)
   const auto n = s.chunk;
   cases.push_back({"cross_entropy", fmt::format("[{}, {}] fp32 to bf16", n, s.V),
                    (4 + 2) * real(n * s.V), 0, [=](Operands& make) -> Call {
-                     const auto logits = make.normal(kF32, {n, s.V});
-                     const auto d = make.normal(kBF16, {n, s.V});
+                     const auto pitch = model::logits_pitch(s.V);
+                     const auto logits = make.normal(kF32, {n, pitch}).slice(1, 0, s.V);
+                     const auto d = make.normal(kBF16, {n, pitch}).slice(1, 0, s.V);
                      const auto losses = make.zeros(DType::kF64, {n});
                      const auto targets = make.ids(word_ids(n, s.V));
                      return [=, &k = make.kernels()] {

@@ -158,6 +158,49 @@ TEST(CudaLinear, bias_gradient_of_many_rows) {
   }
 }
 
+// Rows of w that are no multiple of a pack, in logits whose rows are aligned: taken in two
+// products.
+TEST(CudaLinear, a_vocabulary_that_ends_inside_a_pack) {
+  Backends both;
+  constexpr std::int64_t kN = 37, kIn = 24, kPitch = 1088;
+  for (const std::int64_t vocab : {1031, 1032, 1025}) {
+    // Sums of so few and small numbers are whole in bf16, in any order and of any parts.
+    Mirror x(DType::kBF16, {kN, kIn}), w(DType::kBF16, {vocab, kIn}), bias(DType::kBF16, {vocab});
+    Mirror dy(DType::kBF16, {kN, vocab}), wide_dy(DType::kBF16, {kN, kPitch});
+    Mirror y(DType::kF32, {kN, vocab}), wide_y(DType::kF32, {kN, kPitch});
+    Mirror dx(DType::kBF16, {kN, kIn}), dw(DType::kF32, {vocab, kIn}), dbias(DType::kF32, {vocab});
+    x.whole("x", -4, 4), w.whole("w", -1, 1), bias.whole("bias", -9, 9), dy.whole("dy", -1, 1);
+    dw.whole("dw", -99, 99), dbias.whole("dbias", -99, 99);
+    const auto part = [&](const Mirror& m) { return m.device().slice(1, 0, vocab); };
+    both.cuda->copy(part(wide_dy), dy.device());
+    for (const bool with_bias : {true, false}) {
+      both.cpu->linear_forward(y.host(), x.host(), w.host(),
+                               with_bias ? bias.host() : TensorView());
+      both.cuda->linear_forward(part(wide_y), x.device(), w.device(),
+                                with_bias ? bias.device() : TensorView());
+      both.cuda->copy(y.device(), part(wide_y));
+      EXPECT_TRUE(equal(y)) << vocab << with_bias;
+    }
+    for (const bool accumulate : {false, true}) {
+      both.cpu->linear_backward_input(dx.host(), dy.host(), w.host(), accumulate);
+      both.cuda->linear_backward_input(dx.device(), part(wide_dy), w.device(), accumulate);
+      EXPECT_TRUE(equal(dx)) << vocab << accumulate;
+    }
+    both.cpu->linear_backward_weight(dw.host(), dbias.host(), dy.host(), x.host());
+    both.cuda->linear_backward_weight(dw.device(), dbias.device(), part(wide_dy), x.device());
+    EXPECT_TRUE(equal(dw)) << vocab;
+    EXPECT_TRUE(equal(dbias)) << vocab;
+    // Nothing was written behind the rows.
+    const auto all = wide_y.from_device();
+    for (std::int64_t i = 0; i < kN; ++i) {
+      for (auto j = vocab; j < kPitch; ++j) {
+        EXPECT_TRUE(std::isnan(all[static_cast<std::size_t>(i * kPitch + j)])) << i << " " << j;
+      }
+    }
+    both.cpu->weights_changed();
+  }
+}
+
 TEST(CudaLinear, no_rows_are_no_work) {
   Backends both;
   Mirror w(DType::kF32, {3, 5}), dw(DType::kF32, {3, 5}), dbias(DType::kF32, {3});

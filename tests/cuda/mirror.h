@@ -171,6 +171,17 @@ inline bool same(const Mirror& x) {
   return true;
 }
 
+// The same numbers; a zero has no sign. (A sum of one term may keep the sign of -0, which one that
+// begins with 0 does not.)
+inline bool equal(const Mirror& x) {
+  const auto gpu = x.from_device();
+  for (std::int64_t i = 0; i < x.elements(); ++i) {
+    const double a = x.at_host(i), b = gpu[static_cast<std::size_t>(i)];
+    if (a != b && !(std::isnan(a) && std::isnan(b))) return false;
+  }
+  return true;
+}
+
 // One rounding of the type: half a unit in the last place of 1.
 inline double epsilon_of(DType type) {
   switch (type) {

@@ -2,8 +2,8 @@
 
 namespace pg::model {
 
-std::unique_ptr<Kernels> make_dry_kernels() {
-  return std::make_unique<DryKernels>();
+std::unique_ptr<Kernels> make_dry_kernels(Device device) {
+  return std::make_unique<DryKernels>(device);
 }
 
 }  // namespace pg::model

@@ -13,7 +13,9 @@ class DryKernels : public Kernels {
   using Begins = std::span<const std::int64_t>;
 
  public:
-  Device device() const override { return Device::kCpu; }
+  explicit DryKernels(Device device = Device::kCpu) : device_(device) {}
+  // Where the step that is walked over would compute: some sizes depend on it.
+  Device device() const override { return device_; }
 
   void fill_zero(View) override {}
   void copy(View, View) override {}
@@ -75,6 +77,9 @@ class DryKernels : public Kernels {
   void sum(View, View) override {}
   void sum_of_squares(View, Views) override {}
   void adamw(std::span<const AdamWTensors>, const AdamWStep&) override {}
+
+ private:
+  Device device_;
 };
 
 }  // namespace pg::model
