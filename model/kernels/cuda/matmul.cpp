@@ -145,9 +145,10 @@ struct CudaMatmul::Impl {
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes});
     const bool varies = product.varies != Varies::kNothing;
+    const bool epilogue = !product.bias.empty() || product.gelu != Gelu::kNone;
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-        static_cast<std::uint32_t>(varies ? CUBLASLT_REDUCTION_SCHEME_NONE
-                                          : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+        static_cast<std::uint32_t>(varies || epilogue ? CUBLASLT_REDUCTION_SCHEME_NONE
+                                                      : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     const auto align = [&](std::size_t i) {
       return static_cast<std::uint32_t>(kind.fields[MatmulKind::kFields - 3 + i]);
     };
@@ -168,7 +169,6 @@ struct CudaMatmul::Impl {
           handle.get(), plan.desc.get(), plan.b.get(), plan.a.get(), plan.c.get(), plan.c.get(),
           made, most, results.data(), &found);
       if (varies) plan.fit(MatmulSizes(product), product);
-      const bool epilogue = !product.bias.empty() || product.gelu != Gelu::kNone;
       if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
           (status == CUBLAS_STATUS_INVALID_VALUE && epilogue)) {
         continue;  // (Which of the two refuses an epilogue is not documented.)

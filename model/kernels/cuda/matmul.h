@@ -9,7 +9,8 @@
 // heuristics' first where nothing is timed, which is the same in every run; or the fastest of a few
 // that are timed at their first use, which may differ from run to run and from rank to rank, as
 // what else runs on the GPU disturbs the clock. Partial sums are never held in less than the type
-// that products accumulate in, and never meet by atomics.
+// that products accumulate in, and never meet by atomics; a product with an epilogue is not split
+// (cuBLASLt 13 rounds some split ones to the result's type before it adds the bias).
 #pragma once
 
 #include <cstddef>
@@ -59,7 +60,7 @@ class CudaMatmul {
  public:
   // Timing needs room for results that it may write more than once; beyond this, or when the GPU
   // has no such room left, the heuristics' first is taken.
-  static constexpr std::size_t kTimingBytes = std::size_t{1} << 30;
+  static constexpr std::size_t kTimingBytes = std::size_t{4} << 30;
 
   explicit CudaMatmul(comm::Gpu& gpu, MatmulPolicy policy = {});
   ~CudaMatmul();
