@@ -15,7 +15,7 @@ struct Alignment {
 };
 
 template <class A, class D>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(most_row_threads<A>())
     loss_of_rows(double* losses, Rows<D> dlogits, Rows<A> logits, const std::int32_t* targets,
                  std::int64_t width, double scale, Alignment aligned) {
   const std::int64_t n = blockIdx.x;
@@ -54,9 +54,9 @@ void CudaKernels::cross_entropy(TensorView losses, TensorView dlogits, TensorVie
   const bool in = rows_aligned(logits);
   const Alignment aligned{in, in && rows_aligned(dlogits)};
   const auto run = [&]<class A, class D>() {
-    launch("cross_entropy", loss_of_rows<A, D>, dim3(blocks_of(rows)),
-           dim3(static_cast<unsigned>(row_threads(width))), 0, stream_, losses.data<double>(),
-           Rows<D>(dlogits), Rows<A>(logits), targets.data<std::int32_t>(), width, scale, aligned);
+    launch("cross_entropy", loss_of_rows<A, D>, dim3(blocks_of(rows)), dim3(row_threads<A>(width)),
+           0, stream_, losses.data<double>(), Rows<D>(dlogits), Rows<A>(logits),
+           targets.data<std::int32_t>(), width, scale, aligned);
   };
   dispatch(dlogits.empty() ? logits.dtype() : dlogits.dtype(), [&]<class D>() {
     if (logits.dtype() == DType::kF64) {

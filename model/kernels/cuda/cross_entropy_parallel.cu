@@ -23,7 +23,7 @@ __device__ std::int64_t local_column(std::int32_t target, std::int64_t first_id,
 }
 
 template <class A>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(most_row_threads<A>())
     stats_of_rows(double* stats, Rows<A> logits, const std::int32_t* targets, std::int64_t first_id,
                   std::int64_t width, bool packed) {
   const std::int64_t n = blockIdx.x;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class A, class D>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(most_row_threads<A>())
     gradient_of_rows(Rows<D> dlogits, Rows<A> logits, const double* merged,
                      const std::int32_t* targets, std::int64_t first_id, std::int64_t width,
                      double scale, bool packed) {
@@ -116,8 +116,8 @@ void CudaKernels::cross_entropy_stats(TensorView stats, TensorView logits, Tenso
   if (rows == 0) return;
   const auto run = [&]<class A>() {
     launch("cross_entropy_stats", stats_of_rows<A>, dim3(blocks_of(rows)),
-           dim3(static_cast<unsigned>(row_threads(width))), 0, stream_, out, Rows<A>(logits),
-           target, first_id, width, rows_aligned(logits));
+           dim3(row_threads<A>(width)), 0, stream_, out, Rows<A>(logits), target, first_id, width,
+           rows_aligned(logits));
   };
   logits.dtype() == DType::kF64 ? run.template operator()<double>()
                                 : run.template operator()<float>();
@@ -150,8 +150,8 @@ void CudaKernels::cross_entropy_gradient(TensorView dlogits, TensorView logits, 
   const bool packed = rows_aligned(logits) && rows_aligned(dlogits);
   const auto run = [&]<class A, class D>() {
     launch("cross_entropy_gradient", gradient_of_rows<A, D>, dim3(blocks_of(rows)),
-           dim3(static_cast<unsigned>(row_threads(width))), 0, stream_, Rows<D>(dlogits),
-           Rows<A>(logits), whole, target, first_id, width, scale, packed);
+           dim3(row_threads<A>(width)), 0, stream_, Rows<D>(dlogits), Rows<A>(logits), whole,
+           target, first_id, width, scale, packed);
   };
   dispatch(dlogits.dtype(), [&]<class D>() {
     if (logits.dtype() == DType::kF64) {

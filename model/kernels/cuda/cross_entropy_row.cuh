@@ -13,11 +13,17 @@
 
 namespace pg::model::cuda {
 
-// Short rows are no work for many threads. By the width alone: sums depend on it.
-inline int row_threads(std::int64_t width) {
-  return width < 8192 ? 128 : 512;
+// Short rows are no work for many threads; of long ones few at a time, so that the second reading
+// finds some of the first in the cache. By the width alone: sums depend on it.
+// (fp64 needs the registers of more.)
+template <class A>
+constexpr unsigned most_row_threads() {
+  return sizeof(A) == 8 ? 512 : 1024;
 }
-inline constexpr int kMostRowThreads = 512;
+template <class A>
+unsigned row_threads(std::int64_t width) {
+  return width < 8192 ? 128 : most_row_threads<A>();
+}
 
 __device__ __forceinline__ float exponential(float x) {
   return expf(x);
