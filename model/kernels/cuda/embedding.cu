@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "model/kernels/cuda/cuda_kernels.h"
+#include "model/kernels/cuda/intrinsics.cuh"
 #include "model/kernels/cuda/pieces.cuh"
 #include "model/kernels/cuda/rows.cuh"
 #include "model/kernels/cuda/views.cuh"
@@ -16,7 +17,7 @@ namespace {
 using namespace cuda;
 
 constexpr int kThreads = 256;
-constexpr int kRunThreads = 128, kRunPlaces = 16, kRunBatch = 8;
+constexpr int kRunThreads = 128, kRunPlaces = 4;
 constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits, kTile = 256;
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
@@ -127,6 +128,73 @@ __global__ void __launch_bounds__(kTile)
 
 // -- backward ------------------------------------------------------------------------------------
 
+// Sums of one pack of channels, of the tokens of `row` that begin at sorted[place], in their order.
+// A frequent row is bound by latency: while a batch is added the next one is on its way to shared
+// memory, each thread's to a place of its own. (Into registers the compiler would load one after
+// the other, each when it is added.)
+template <class T>
+struct Batches {
+  static constexpr int kSize = 8;  // tokens
+  Held<T> waiting[2][kSize][kRunThreads];
+
+  // Which tokens of the batch are the row's: a bit each.
+  __device__ unsigned fetch(int half, Rows<T> dx, std::int64_t channel, const Entry* sorted,
+                            std::int64_t first, std::int64_t n, std::int64_t row) {
+    Entry entry[kSize];
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) entry[j] = sorted[first + j < n ? first + j : n - 1];
+    unsigned own = 0;
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) {
+      const bool mine = first + j < n && row_of(entry[j]) == row;
+      const auto token = static_cast<std::int64_t>(entry[j] & 0xFFFFFFFFu);
+      copy_async(&waiting[half][j][threadIdx.x], dx[token] + channel, mine);
+      own |= mine ? 1u << j : 0u;
+    }
+    copy_async_commit();
+    return own;
+  }
+  __device__ void add(acc_t<T> (&sums)[Pack<T>::kSize], Rows<T> dx, std::int64_t channel,
+                      const Entry* sorted, std::int64_t place, std::int64_t n, std::int64_t row) {
+    int half = 0;
+    unsigned own = fetch(half, dx, channel, sorted, place, n, row);
+    while (own != 0) {
+      place += kSize;
+      unsigned next = 0;
+      if (own >> (kSize - 1) != 0) {
+        next = fetch(1 - half, dx, channel, sorted, place, n, row);
+      } else {
+        copy_async_commit();  // of nothing
+      }
+      copy_async_wait<1>();
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        if ((own >> j & 1) == 0) continue;
+        const Held<T> d = waiting[half][j][threadIdx.x];
+#pragma unroll
+        for (int c = 0; c < Pack<T>::kSize; ++c) sums[c] += d[c];
+      }
+      own = next;
+      half = 1 - half;
+    }
+    copy_async_wait<0>();  // of zeros, which must not fall into what the next row asks for
+  }
+};
+
+// The same without aligned packs.
+template <class T>
+__device__ void add_singly(acc_t<T> (&sums)[Pack<T>::kSize], Rows<T> dx, std::int64_t channel,
+                           int channels, const Entry* sorted, std::int64_t place, std::int64_t n,
+                           std::int64_t row) {
+  for (; place < n && row_of(sorted[place]) == row; ++place) {
+    const T* const d = dx[static_cast<std::int64_t>(sorted[place] & 0xFFFFFFFFu)] + channel;
+#pragma unroll
+    for (int c = 0; c < Pack<T>::kSize; ++c) {
+      if (c < channels) sums[c] += load(d[c]);
+    }
+  }
+}
+
 // table[row] += the rows of dx of its tokens, for the rows whose first entry stands at one of this
 // block's kRunPlaces; one pack of channels a thread.
 template <class T, bool kPacked>
@@ -135,46 +203,41 @@ __global__ void __launch_bounds__(kRunThreads)
              std::int64_t rows, std::int64_t width) {
   using A = acc_t<T>;
   constexpr int kSize = Pack<T>::kSize, kSums = Pack<A>::kSize;
+  __shared__ Batches<T> batches;
   const std::int64_t channel =
       (blockIdx.y * std::int64_t{kRunThreads} + threadIdx.x) * std::int64_t{kSize};
   if (channel >= width) return;
-  const std::int64_t left = width - channel;
+  const int here = width - channel < kSize ? static_cast<int>(width - channel) : kSize;
   const std::int64_t begin = blockIdx.x * std::int64_t{kRunPlaces};
   for (std::int64_t place = begin; place < begin + kRunPlaces && place < n; ++place) {
     const std::int64_t row = row_of(sorted[place]);
     if (row >= rows) return;
     if (place > 0 && row_of(sorted[place - 1]) == row) continue;
     A* const to = table[row] + channel;
-    Pack<A> sums[kSize / kSums];
+    A sums[kSize];
+    if constexpr (kPacked) {
 #pragma unroll
-    for (int p = 0; p < kSize / kSums; ++p) {
-      sums[p] = load_some<kPacked>(to + p * kSums, left - p * kSums);
-    }
-    // A batch of tokens is on its way at once, and then added in order.
-    bool more = true;
-    for (std::int64_t i = place; more; i += kRunBatch) {
-      bool own[kRunBatch];
-      Pack<T> d[kRunBatch];
+      for (int p = 0; p < kSize; p += kSums) {
+        const auto some = load_pack(to + p);
 #pragma unroll
-      for (int j = 0; j < kRunBatch; ++j) {
-        const Entry entry = i + j < n ? sorted[i + j] : ~Entry{0};
-        own[j] = row_of(entry) == row;
-        if (own[j]) {
-          const auto token = static_cast<std::int64_t>(entry & 0xFFFFFFFFu);
-          d[j] = load_some<kPacked>(dx[token] + channel, left);
-        }
+        for (int i = 0; i < kSums; ++i) sums[p + i] = some.at[i];
       }
+      batches.add(sums, dx, channel, sorted, place, n, row);
 #pragma unroll
-      for (int j = 0; j < kRunBatch; ++j) {
-        if (!own[j]) continue;
+      for (int p = 0; p < kSize; p += kSums) {
+        Pack<A> some;
 #pragma unroll
-        for (int c = 0; c < kSize; ++c) sums[c / kSums].at[c % kSums] += load(d[j].at[c]);
+        for (int i = 0; i < kSums; ++i) some.at[i] = sums[p + i];
+        store_pack(to + p, some);
       }
-      more = own[kRunBatch - 1];
-    }
+    } else {
 #pragma unroll
-    for (int p = 0; p < kSize / kSums; ++p) {
-      store_some<kPacked>(to + p * kSums, sums[p], left - p * kSums);
+      for (int c = 0; c < kSize; ++c) sums[c] = c < here ? to[c] : A{};
+      add_singly(sums, dx, channel, here, sorted, place, n, row);
+#pragma unroll
+      for (int c = 0; c < kSize; ++c) {
+        if (c < here) to[c] = sums[c];
+      }
     }
   }
 }
