@@ -201,12 +201,9 @@ void gpu_free_on(GpuStream stream, void* data) noexcept {
 void gpu_free(void* data) noexcept {
   if (data == nullptr) return;
   ledger().leave(data);
-  // While a failure is on its way out, peers may never come: nothing is waited for, the process
-  // ends.
-  if (std::uncaught_exceptions() > 0) {
-    abort_watched();
-    return;
-  }
+  // While a failure is on its way out, peers that the GPU waits for may never come: then nothing is
+  // waited for, the process ends.
+  if (std::uncaught_exceptions() > 0 && abort_watched()) return;
   // It waits for the GPU; an error of earlier work shows in the next check.
   try {
     wait_for_gpu();

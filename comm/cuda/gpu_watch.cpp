@@ -34,8 +34,9 @@ Watched::~Watched() {
   std::erase(all_watched(), this);
 }
 
-void abort_watched() noexcept {
+bool abort_watched() noexcept {
   for (auto* const watched : all_watched()) watched->abort();
+  return !all_watched().empty();
 }
 
 void check_watched() {

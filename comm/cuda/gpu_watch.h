@@ -34,7 +34,7 @@ void wait_for(GpuStream stream);
 // Throws what check() of anything watched throws, after it aborted everything.
 void check_watched();
 
-// Aborts everything watched.
-void abort_watched() noexcept;
+// Aborts everything watched. False: nothing is, so that nothing on the GPU waits for other ranks.
+bool abort_watched() noexcept;
 
 }  // namespace pg::comm
