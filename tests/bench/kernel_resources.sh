@@ -27,7 +27,7 @@ trap 'rm -rf "$work"' EXIT
 # command_of FILE: nvcc's command from the build, for one architecture, its output thrown away.
 command_of() {
   grep -E '"command": "[^"]*nvcc ' "$commands" | grep -F -- "-c $PWD/$1 " | head -n 1 |
-    sed -E 's/^ *"command": "//; s/",?$//; s/\\"/"/g; s/ -o [^ ]+/ /
+    sed -E 's/^ *"command": "//; s/",?$//; s/\\"/"/g; s/\\\\/\\/g; s/ -o [^ ]+/ /
       s/ "?--generate-code=[^ ]+"?//g; s/ -gencode[ =][^ ]+//g; s/ -arch[= ][^ ]+//g'
 }
 resources() {  # FILE: raw lines of ptxas
