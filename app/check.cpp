@@ -81,6 +81,7 @@ std::string check_report(const Deck& deck, int ranks) {
   out += byte_line("activations", plan.activations);
   out += byte_line("packed copies", plan.packed);
   if (plan.communication > 0) out += byte_line("communication", plan.communication);
+  if (plan.workspace > 0) out += byte_line("workspaces", plan.workspace);
   if (plan.saving > 0) out += byte_line("async save", plan.saving);
   if (plan.activations_most == plan.activations) return out + byte_line("total", plan.total);
   out += byte_line("total", plan.total, "  if all experts are asked for alike");

@@ -185,7 +185,9 @@ std::string banner_text(const Banner& b) {
       row("", fmt::format("places in use {}, activations {}, packed copies {}, communication {}{}",
                           size(memory.slots), size(memory.activations), size(memory.packed),
                           size(memory.communication),
-                          memory.saving > 0 ? ", async save " + size(memory.saving) : ""));
+                          memory.workspace > 0 ? ", workspaces " + size(memory.workspace)
+                          : memory.saving > 0  ? ", async save " + size(memory.saving)
+                                               : ""));
   if (memory.activations_most > memory.activations) {
     text += row("", fmt::format("{} when all tokens ask for the experts of one rank",
                                 size(memory.total_most())));

@@ -107,6 +107,23 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
   return replicas + of_experts + tensor + context + ends;
 }
 
+// What the CUDA backend's libraries are given to work in: cuBLASLt on a GPU of 132 processors
+// (CudaMatmul::workspace_bytes) and, in their turn, cuDNN's attention where it serves
+// (CudaAttention::cudnn_refuses), by the one large tensor that it holds.
+std::int64_t workspace_bytes(const Deck& deck, const model::ParamLayout& layout, DType compute) {
+  constexpr std::int64_t kProducts = std::int64_t{132} << 19;
+  const auto& cut = layout.sharding();
+  const auto& config = layout.rank_config();
+  const bool whole = cut.cp == 1 || cut.context == model::ContextMethod::kUlysses;
+  const bool cudnn = compute == DType::kBF16 && whole && deck.model.dropout == 0.0 &&
+                     !deck.data.mask_documents && config.head_dim % 8 == 0 &&
+                     config.head_dim <= 128;
+  const auto heads = config.q_width() / config.head_dim / cut.cp;
+  const auto scores = deck.train.micro_batch * heads * deck.train.seq * deck.train.seq *
+                      static_cast<std::int64_t>(dtype_size(compute));
+  return std::max(kProducts, cudnn && scores <= model::kMostAttentionWorkspace ? scores : 0);
+}
+
 // What a checkpoint gets from this rank.
 std::int64_t owned_bytes(const std::vector<comm::TensorRecord>& records) {
   std::int64_t bytes = 0;
@@ -151,13 +168,16 @@ MemoryPlan plan_memory(const Deck& deck, const comm::GridShape& grid, const comm
                    packed_activation_elements(deck, layout.rank_config(), layout.sharding().cp)) *
                   static_cast<std::int64_t>(dtype_size(compute));
   }
-  if (!gpu) {
+  if (gpu) {
+    plan.workspace = workspace_bytes(deck, layout, compute);
+  } else {
     plan.communication =
         communication_bytes(deck, layout, compute, pipeline_options(deck, grid).micro_batches);
   }
   // A save from a GPU is written from the copy on the host.
   if (deck.checkpoint.async && !gpu) plan.saving = owned_bytes(store.records());
-  plan.total = plan.saving + bytes.total() + plan.activations + plan.packed + plan.communication;
+  plan.total = plan.saving + bytes.total() + plan.activations + plan.packed + plan.communication +
+               plan.workspace;
   return plan;
 }
 

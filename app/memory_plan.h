@@ -24,6 +24,8 @@ struct MemoryPlan {
   // What sums over ranks receive into (comm/staging.h). Most of all in ZeRO 1, where the gradients
   // of all places are on their way at once: (n-1)/n of them on n replicas.
   std::int64_t communication = 0;
+  // On a GPU: what cuDNN's attention and cuBLASLt's products work in.
+  std::int64_t workspace = 0;
   std::int64_t saving = 0;  // of an asynchronous save: what this rank writes, once more
   std::int64_t total = 0;   // the sum of these, with activations as expected
   std::int64_t total_most() const { return total - activations + activations_most; }

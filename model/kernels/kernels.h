@@ -320,6 +320,10 @@ class Kernels {
 
 // Computes on the host. `threads` OpenMP threads (0: what OpenMP would take).
 std::unique_ptr<Kernels> make_cpu_kernels(int threads);
+// cuDNN's attention keeps the gradient of the scores as a whole for its deterministic backward,
+// bf16 [sequences, heads, positions, positions]. A call for which it wants more than this is made
+// by our own kernel, which needs none. (4 GiB are 32 heads of one sequence of 8,192.)
+inline constexpr std::int64_t kMostAttentionWorkspace = std::int64_t{5} << 30;
 // Computes on `gpu`, which must outlive it, in order on its compute stream: every operation returns
 // at once, except moe_rows and copies to the host. A bug in a build without CUDA.
 std::unique_ptr<Kernels> make_cuda_kernels(comm::Gpu& gpu);

@@ -275,7 +275,8 @@ TEST(Train, planned_activations_are_the_arena_s_high_water) {
       const auto plan = app::plan_memory(deck, grid.shape(), grid.coord());
       EXPECT_EQ(trainer.arena_high_water(), plan.activations);
       EXPECT_EQ(plan.total, plan.weights + plan.gradients + plan.master + plan.moments +
-                                plan.activations + plan.packed + plan.communication + plan.saving);
+                                plan.activations + plan.packed + plan.communication +
+                                plan.workspace + plan.saving);
     }
   }
 }

@@ -143,13 +143,15 @@ measures; `tests/bench/gpu_table.sh FILE.jsonl` writes this page from what it le
   with all optimizer state (both recomputations the same number, so that they compare).
 - Model FLOP: six a weight that takes part in a product and token, and causal attention
   (`model/flops.h`); recomputation is not counted.
-- Peak: bytes that we allocated, workspaces and the room in which products are timed at their first use
-  included, beside those planned, which know neither. Grown: what was allocated after the first step;
+- Peak: bytes that we allocated, the room in which products are timed at their first use included,
+  beside those planned, which do not know that room. Grown: what was allocated after the first step;
   anything but 0 is a failure.
 - PyTorch: `tests/bench/pytorch_train.py`, the same model, batch and step: `torch.compile` of the whole
   model, fp32 weights under bf16 autocast, fused AdamW, `scaled_dot_product_attention`. What it
   recomputes is its compiler's choice, or whole blocks where memory is short; where even that does not
   fit, fewer layers, whose FLOP are counted then.
+- `GPU_NOTES.md` says what was found on a card and changed for it; `gpu_h100.jsonl` is what these tables
+  were made of.
 - Registers, spills and shared memory of each kernel need no GPU: `tests/bench/kernel_resources.sh`.
 
 ## Training

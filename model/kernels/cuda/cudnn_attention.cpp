@@ -197,6 +197,10 @@ class Cudnn final : public CudnnAttention {
     if (status.is_good()) status = graph.get_workspace_size(bytes);
     if (status.is_bad()) {
       built.refusal = "refused: " + status.get_message();
+    } else if (bytes > kMostAttentionWorkspace) {
+      built.refusal =
+          fmt::format("it wants {:.1f} GiB of workspace", static_cast<double>(bytes) / (1 << 30));
+      built.graph.reset();
     } else {
       built.bytes = static_cast<std::size_t>(bytes);
     }
