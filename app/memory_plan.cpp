@@ -109,12 +109,15 @@ std::int64_t communication_bytes(const Deck& deck, const model::ParamLayout& lay
 
 // What the CUDA backend's libraries are given to work in: cuBLASLt on a GPU of 132 processors
 // (CudaMatmul::workspace_bytes) and, in their turn, cuDNN's attention where it serves
-// (CudaAttention::cudnn_refuses), by the one large tensor that it holds.
+// (CudaAttention::cudnn_refuses), by the one large tensor that it holds (kMostAttentionWorkspace).
+// A build without cuDNN takes less.
 std::int64_t workspace_bytes(const Deck& deck, const model::ParamLayout& layout, DType compute) {
   constexpr std::int64_t kProducts = std::int64_t{132} << 19;
   const auto& cut = layout.sharding();
   const auto& config = layout.rank_config();
-  const bool whole = cut.cp == 1 || cut.context == model::ContextMethod::kUlysses;
+  // (Copies of a KV head add their gradients up in fp32, which cuDNN's backward does not give.)
+  const bool whole =
+      cut.cp == 1 || (cut.context == model::ContextMethod::kUlysses && config.kv_heads >= cut.cp);
   const bool cudnn = compute == DType::kBF16 && whole && deck.model.dropout == 0.0 &&
                      !deck.data.mask_documents && config.head_dim % 8 == 0 &&
                      config.head_dim <= 128;

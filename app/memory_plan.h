@@ -1,7 +1,7 @@
 // Bytes that the ranks of a grid need to train a deck: counted by building everything without
 // storage and running the step's own code over it (model/arena.h), so that it cannot drift from
 // what a run allocates. With run.device = "cuda" these are bytes of GPU memory, to which CUDA and
-// its libraries add some hundreds of MB of their own; "auto" counts as a CPU.
+// its libraries add about a GB of their own; "auto" counts as a CPU.
 #pragma once
 
 #include <cstdint>

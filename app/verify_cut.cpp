@@ -134,6 +134,7 @@ Deck one_rank_deck(Deck deck) {
   deck.pipeline = {};
   deck.context = {};
   deck.recompute = {};
+  deck.run.device = "cpu";
   return deck;
 }
 

@@ -320,10 +320,11 @@ class Kernels {
 
 // Computes on the host. `threads` OpenMP threads (0: what OpenMP would take).
 std::unique_ptr<Kernels> make_cpu_kernels(int threads);
-// cuDNN's attention keeps the gradient of the scores as a whole for its deterministic backward,
-// bf16 [sequences, heads, positions, positions]. A call for which it wants more than this is made
-// by our own kernel, which needs none. (4 GiB are 32 heads of one sequence of 8,192.)
-inline constexpr std::int64_t kMostAttentionWorkspace = std::int64_t{5} << 30;
+// cuDNN's attention keeps the gradient of the scores as a whole for its deterministic backward
+// (seen with 9.19 on an H100): bf16 [sequences, heads, positions, positions], and a little more. A
+// call for which it wants more than this is made by our own kernel, which needs next to none. (4
+// GiB are 32 heads of one sequence of 8,192; this lies between those of 40 and of 48.)
+inline constexpr std::int64_t kMostAttentionWorkspace = std::int64_t{11} << 29;
 // Computes on `gpu`, which must outlive it, in order on its compute stream: every operation returns
 // at once, except moe_rows and copies to the host. A bug in a build without CUDA.
 std::unique_ptr<Kernels> make_cuda_kernels(comm::Gpu& gpu);

@@ -56,8 +56,8 @@ inline void expect_parameters_taken(const model::ParamStore& params, const app::
   EXPECT_EQ(bytes.master, plan.master) << what;
   EXPECT_EQ(bytes.moments, plan.moments) << what;
   EXPECT_EQ(bytes.slots, plan.slots) << what;
-  EXPECT_EQ(plan.total,
-            bytes.total() + plan.activations + plan.packed + plan.communication + plan.saving);
+  EXPECT_EQ(plan.total, bytes.total() + plan.activations + plan.packed + plan.communication +
+                            plan.workspace + plan.saving);
 }
 
 }  // namespace pg::testing

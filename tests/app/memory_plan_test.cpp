@@ -128,6 +128,43 @@ TEST(MemoryPlan, stages_pack_the_matrices_of_one_rank) {
   EXPECT_EQ(stages[0].packed + stages[1].packed, whole.packed + activation);
 }
 
+// What libraries work in on a GPU: 66 MiB, or the gradient of the attention's scores where cuDNN
+// computes it.
+TEST(MemoryPlan, a_gpu_s_workspaces_are_counted) {
+  constexpr std::int64_t kProducts = std::int64_t{66} << 20;
+  auto deck = deck_of({true, 1, 1, 1, false, ScheduleKind::k1F1B, 0, {}}, DType::kBF16);
+  deck.run.device = "cuda";
+  deck.model.heads = deck.model.kv_heads = 16;
+  deck.model.head_dim = 8;
+  deck.model.dropout = 0.0;
+  deck.model.max_seq = deck.train.seq = 4096;
+  const comm::GridShape one(1, 1, 1, 1, 1);
+  const auto workspace = [&](const comm::GridShape& shape) {
+    return app::plan_memory(deck, shape, {}).workspace;
+  };
+  const std::int64_t scores = std::int64_t{16} * 4096 * 4096 * 2;
+  EXPECT_EQ(workspace(one), scores);
+  deck.grid.tp = 2;
+  EXPECT_EQ(workspace(comm::GridShape(1, 2, 1, 1, 1)), scores / 2);
+  deck.grid.tp = 1;
+  deck.grid.cp = 2;
+  deck.context.method = model::ContextMethod::kUlysses;
+  EXPECT_EQ(workspace(comm::GridShape(1, 1, 1, 1, 2)), scores / 2);
+  deck.model.kv_heads = 1;  // which is copied
+  EXPECT_EQ(workspace(comm::GridShape(1, 1, 1, 1, 2)), kProducts);
+  deck.context.method = model::ContextMethod::kRing;
+  EXPECT_EQ(workspace(comm::GridShape(1, 1, 1, 1, 2)), kProducts);
+  deck.grid.cp = 1;
+  deck.train.micro_batch = 12;  // 6 GiB: more than cuDNN is given
+  EXPECT_EQ(workspace(one), kProducts);
+  deck.train.micro_batch = 6;
+  EXPECT_EQ(workspace(one), 6 * scores);
+  deck.model.dropout = 0.1;
+  EXPECT_EQ(workspace(one), kProducts);
+  deck.run.device = "cpu";
+  EXPECT_EQ(workspace(one), 0);
+}
+
 // Room for the other replicas' parts of the two places whose sums are on their way: in the end two
 // blocks, which are the largest places here.
 TEST(MemoryPlan, sums_over_replicas_need_room_for_the_others) {

@@ -66,7 +66,7 @@ class Decks {
   std::int64_t most_sequences() const { return tiny_ ? 2 : case_.most_sequences; }
 
   // From the largest that is planned to fit on down. Nineteen twentieths of the memory: the rest is
-  // for CUDA, its libraries and workspaces.
+  // for CUDA, its libraries and what products are timed in.
   std::vector<Size> fitting(std::int64_t memory) const {
     std::vector<Size> sizes;
     if (case_.fewer_layers) {

@@ -19,8 +19,8 @@ double real(std::int64_t n) {
   return static_cast<double>(n);
 }
 
-// The three products of a linear layer I -> O on N rows. `y`: the type of its output.
-// y_type fp32: of logits, whose rows lie as the head has them.
+// The three products of a linear layer I -> O on N rows. `y_type`, of its output, is
+// fp32 for logits, whose rows lie as the head has them.
 void add_linear(std::vector<KernelCase>& cases, const std::string& what, std::int64_t N,
                 std::int64_t I, std::int64_t O, bool bias, DType y_type = kBF16) {
   const auto rows_of_y = [=](Operands& make, DType type) {

@@ -164,7 +164,7 @@ TEST(CudaLinear, a_vocabulary_that_ends_inside_a_pack) {
   Backends both;
   constexpr std::int64_t kN = 37, kIn = 24, kPitch = 1088;
   for (const std::int64_t vocab : {1031, 1032, 1025}) {
-    // Sums of so few and small numbers are whole in bf16, in any order and of any parts.
+    // These sums stay below 256: whole numbers that bf16 holds, in any order and of any parts.
     Mirror x(DType::kBF16, {kN, kIn}), w(DType::kBF16, {vocab, kIn}), bias(DType::kBF16, {vocab});
     Mirror dy(DType::kBF16, {kN, vocab}), wide_dy(DType::kBF16, {kN, kPitch});
     Mirror y(DType::kF32, {kN, vocab}), wide_y(DType::kF32, {kN, kPitch});
@@ -198,6 +198,27 @@ TEST(CudaLinear, a_vocabulary_that_ends_inside_a_pack) {
       }
     }
     both.cpu->weights_changed();
+  }
+}
+
+// Sums of a few hundred and biases that cancel most of them: rounded to bf16 before the bias is
+// added, results would be whole numbers off.
+TEST(CudaLinear, a_bias_is_added_before_the_result_is_rounded) {
+  Backends both;
+  constexpr std::int64_t kN = 20, kIn = 296, kOut = 8;
+  Mirror x(DType::kBF16, {kN, kIn}), w(DType::kBF16, {kOut, kIn}), bias(DType::kBF16, {kOut});
+  Mirror y(DType::kBF16, {kN, kOut});
+  std::vector<double> weights(kOut * kIn, 1.0);
+  for (std::int64_t j = 0; j < kOut; ++j) {
+    // Sums of 296 to 303.
+    for (std::int64_t l = 0; l < j; ++l) weights[static_cast<std::size_t>(j * kIn + l)] = 2.0;
+  }
+  x.fill(1.0), w.values(weights), bias.fill(-292.0);
+  both.cpu->linear_forward(y.host(), x.host(), w.host(), bias.host());
+  both.cuda->linear_forward(y.device(), x.device(), w.device(), bias.device());
+  EXPECT_TRUE(equal(y));
+  for (std::int64_t at = 0; at < y.elements(); ++at) {
+    EXPECT_EQ(y.at_host(at), 4.0 + static_cast<double>(at % kOut));
   }
 }
 

@@ -147,7 +147,7 @@ TEST(CudaMatmulChoice, choices_of_another_gpu_or_library_are_refused) {
   };
   for (const auto& text :
        {changed(c.gpu.info().name, "another GPU"), changed("cublasLt ", "cublasLt 1"),
-        changed("choices 1", "choices 2"), std::string(), std::string("nonsense"),
+        changed("choices 2", "choices 1"), std::string(), std::string("nonsense"),
         kept.substr(0, kept.size() - 9), kept + "1 2 3\n", kept + "\n", changed(" : ", " ; ")}) {
     CudaMatmul other(c.gpu, kUntimed);
     const auto before = other.choices_text();

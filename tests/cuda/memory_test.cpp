@@ -1,3 +1,6 @@
+#include <cuda_runtime.h>
+
+#include "model/buffer.h"
 #include "tests/cuda/mirror.h"
 
 namespace pg::model::testing {
@@ -47,6 +50,28 @@ TEST(CudaMemory, to_the_host_and_back) {
   both.cuda->fill_zero(x.device());
   both.cpu->fill_zero(x.host());
   EXPECT_TRUE(same(x));
+}
+
+// Without others to wait for: a program may catch what a model that is too large throws, and try a
+// smaller one.
+TEST(CudaMemory, is_free_again_after_a_failure) {
+  constexpr std::size_t kBytes = std::size_t{1} << 30;
+  comm::Gpu gpu(0);
+  const auto free_bytes = [] {
+    std::size_t free = 0, total = 0;
+    EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+    return free;
+  };
+  const auto before = free_bytes();
+  std::size_t during = before;
+  try {
+    const Buffer buffer(kBytes, Buffer::Kind::kReal, Device::kCuda);
+    during = free_bytes();
+    throw fail(ExitCode::kBug, "too large");
+  } catch (const Error&) {
+  }
+  EXPECT_LE(during, before - kBytes);
+  EXPECT_GE(free_bytes(), before - kBytes / 2);
 }
 
 }  // namespace

@@ -121,6 +121,19 @@ std::string failure(const app::Deck& deck, const app::TrainControls& controls) {
   return "";
 }
 
+// What a stop saves among skipped steps may be a run that goes wrong: it replaces nothing.
+TEST(NumericalRun, a_stop_among_skipped_steps_leaves_older_checkpoints) {
+  for (const bool bad : {true, false}) {
+    auto deck = deck_in("stop_among_skipped", 9);
+    deck.checkpoint.every = 2;
+    deck.checkpoint.keep = 1;
+    deck.run.stop_after = 6;
+    const auto controls = bad ? poisoned({5, 6}) : poisoned({});
+    ASSERT_EQ(app::run_train(deck, world(), {}, controls), ExitCode::kStopped);
+    EXPECT_EQ(saved(deck), bad ? (Steps{4, 6}) : (Steps{6}));
+  }
+}
+
 TEST(NumericalRun, a_skipped_step_is_in_the_records_and_saves_wait_for_the_next_update) {
   auto deck = deck_in("records", 7);
   deck.checkpoint.every = 3;

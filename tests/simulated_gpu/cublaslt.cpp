@@ -154,7 +154,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   const auto& wanted = *of(preference);
   const std::vector<std::uint64_t> order = p.n() <= 16
                                                ? std::vector<std::uint64_t>{6, 5, 4, 2, 1, 0}
-                                               : std::vector<std::uint64_t>{6, 2, 3, 4, 1, 0};
+                                               : std::vector<std::uint64_t>{7, 6, 2, 3, 4, 1, 0};
   for (const auto id : order) {
     const auto& algorithm = kAlgorithms[id];
     const auto workspace = workspace_of(algorithm, p);

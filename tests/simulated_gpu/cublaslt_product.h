@@ -98,6 +98,7 @@ constexpr Algorithm kAlgorithms[] = {
     {16, -2, 1, kAnySize, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 1.5, true},
     {0, 4, 1, 16, CUBLASLT_REDUCTION_SCHEME_NONE, 0.5, false},
     {0, -3, 1, kAnySize, CUBLASLT_REDUCTION_SCHEME_INPLACE, 0.1, true},
+    {16, -2, 17, 24, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 0.2, true},
 };
 constexpr std::uint64_t kMark = 0x51313a7ed0000000ull;
 
@@ -237,6 +238,11 @@ void multiply(const Problem& p, const Algorithm& algorithm, Acc alpha, const voi
       Acc result = alpha * sum;
       if (beta != Acc{0}) {
         result += beta * static_cast<Acc>(read(c, p.c.type, j * p.c.ld + i));
+      }
+      // As cuBLASLt 13's algorithm 24 was seen to do on an H100.
+      const bool split = algorithm.reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+      if (split && p.has_bias() && p.d.type == CUDA_R_16BF) {
+        result = static_cast<Acc>(static_cast<float>(bf16(static_cast<float>(result))));
       }
       if (p.has_bias()) result += static_cast<Acc>(read(p.desc.bias, p.d.type, i));
       const auto aux_at = j * p.desc.aux_ld + i;

@@ -87,4 +87,14 @@ bool is_device(const void* data) {
   return at >= m.base && at < m.base + kBytes;
 }
 
+std::size_t device_bytes() {
+  return kBytes;
+}
+
+std::size_t device_bytes_used() {
+  std::size_t bytes = 0;
+  for (const auto& [offset, used] : memory().used) bytes += used;
+  return bytes;
+}
+
 }  // namespace pg::simulated

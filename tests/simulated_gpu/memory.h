@@ -9,5 +9,7 @@ namespace pg::simulated {
 void* device_allocate(std::size_t bytes);
 bool device_free(void* data);  // false: not one of them
 bool is_device(const void* data);
+std::size_t device_bytes();       // that there are
+std::size_t device_bytes_used();  // given out, gaps included
 
 }  // namespace pg::simulated

@@ -132,7 +132,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*d
   }
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  *free = *total = std::size_t{16} << 30;
+  *total = device_bytes();
+  *free = *total - device_bytes_used();
   return cudaSuccess;
 }
 

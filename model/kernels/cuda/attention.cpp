@@ -67,15 +67,15 @@ std::string CudaAttention::choice(DType type, std::int64_t sequences, std::int64
   }
   Dropout some;
   some.rate = dropout ? 0.5 : 0.0;
+  const auto* const own = tensor_cores_take(q, shape) ? "tensor-core kernel" : "kernel";
   auto reason = cudnn_refuses(q, q, k, k, shape, some);
   if (reason.empty() && !cudnn_) reason = "no cuDNN";
   if (reason.empty()) reason = cudnn_->refuses(ForwardOperands{q, lse, q, k, k, shape, some});
-  if (reason.empty()) {
-    reason = cudnn_->refuses(BackwardOperands{q, k, k, q, q, k, k, q, lse, shape, some, false});
-  }
-  if (reason.empty()) return "cuDNN " + cudnn_->version();
-  return fmt::format("own {} ({})", tensor_cores_take(q, shape) ? "tensor-core kernel" : "kernel",
-                     reason);
+  if (!reason.empty()) return fmt::format("own {} ({})", own, reason);
+  const auto cudnn = "cuDNN " + cudnn_->version();
+  reason = cudnn_->refuses(BackwardOperands{q, k, k, q, q, k, k, q, lse, shape, some, false});
+  if (reason.empty()) return cudnn;
+  return fmt::format("{} forward, own {} backward ({})", cudnn, own, reason);
 }
 
 void CudaAttention::forward(const ForwardOperands& call, Workspace& workspace) {

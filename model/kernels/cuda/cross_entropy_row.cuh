@@ -14,7 +14,7 @@
 namespace pg::model::cuda {
 
 // Short rows are no work for many threads; of long ones few at a time, so that the second reading
-// finds some of the first in the cache. By the width alone: sums depend on it.
+// finds some of the first in the cache. By width and type alone: sums depend on it.
 // (fp64 needs the registers of more.)
 template <class A>
 constexpr unsigned most_row_threads() {

@@ -234,10 +234,10 @@ void add_column_sums(Workspace& workspace, cudaStream_t stream, std::span<const 
 
 namespace {
 
-// Of O rows of w[O,I], how many products are to take at once. cuBLASLt 13 falls back to kernels of
-// another generation, seven times slower on an H100, when a bf16 operand's rows begin at multiples
-// of 16 bytes but do not end at one: as a vocabulary of 50,257 has it. Then the last few rows of w
-// are products of their own.
+// Of O rows of w[O,I], how many products are to take at once. When O is no multiple of 8 cuBLASLt
+// 13 falls back to kernels of another generation, in bf16 seven times slower on an H100, even where
+// all rows begin at multiples of 16 bytes: as with a vocabulary of 50,257. Then the last few rows
+// of w are products of their own.
 std::int64_t taken_at_once(const TensorView& y, const TensorView& x, const TensorView& w) {
   constexpr std::int64_t kPack = 8, kWorthwhile = 1024;
   const auto rows = w.dim(0);
@@ -276,7 +276,8 @@ void CudaKernels::linear_backward_input(TensorView dx, TensorView dy, TensorView
   if (dx.elements() == 0) return;
   const auto most = taken_at_once(dy, dx, w), rest = w.dim(0) - most;
   if (rest > 0) {
-    // The few first: what is rounded once more is their small sum, not the large one.
+    // The few first: what is rounded once more is their small sum, not the large one (unless the
+    // caller adds to what was there).
     linear_backward_input(dx, dy.slice(1, most, rest), w.slice(0, most, rest), accumulate);
     linear_backward_input(dx, dy.slice(1, 0, most), w.slice(0, 0, most), /*accumulate=*/true);
     return;

@@ -146,9 +146,11 @@ struct CudaMatmul::Impl {
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes});
     const bool varies = product.varies != Varies::kNothing;
     const bool epilogue = !product.bias.empty() || product.gelu != Gelu::kNone;
+    const bool adds_rounded = product.accumulate && product.c.dtype() == DType::kBF16;
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-        static_cast<std::uint32_t>(varies || epilogue ? CUBLASLT_REDUCTION_SCHEME_NONE
-                                                      : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+        static_cast<std::uint32_t>(varies || epilogue || adds_rounded
+                                       ? CUBLASLT_REDUCTION_SCHEME_NONE
+                                       : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     const auto align = [&](std::size_t i) {
       return static_cast<std::uint32_t>(kind.fields[MatmulKind::kFields - 3 + i]);
     };
@@ -257,7 +259,7 @@ struct CudaMatmul::Impl {
   }
 
   std::string header() const {
-    return fmt::format("matmul choices 1\ngpu {}, {} processors\ncublasLt {}\n", gpu.info().name,
+    return fmt::format("matmul choices 2\ngpu {}, {} processors\ncublasLt {}\n", gpu.info().name,
                        gpu.info().processors, cublasLtGetVersion());
   }
 };

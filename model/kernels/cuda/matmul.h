@@ -9,8 +9,9 @@
 // heuristics' first where nothing is timed, which is the same in every run; or the fastest of a few
 // that are timed at their first use, which may differ from run to run and from rank to rank, as
 // what else runs on the GPU disturbs the clock. Partial sums are never held in less than the type
-// that products accumulate in, and never meet by atomics; a product with an epilogue is not split
-// (cuBLASLt 13 rounds some split ones to the result's type before it adds the bias).
+// that products accumulate in, and never meet by atomics; a product with an epilogue, or one
+// that is added to bf16, is not split (cuBLASLt 13 rounds some split ones to the result's type
+// before it adds the bias).
 #pragma once
 
 #include <cstddef>

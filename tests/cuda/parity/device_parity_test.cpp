@@ -34,7 +34,7 @@ std::vector<MatrixCase> share(const std::vector<MatrixCase>& all, std::size_t n)
     n = (n + 3) / 4;
   }
   std::vector<MatrixCase> some;
-  for (std::size_t i = n / 2; i < all.size(); i += n) some.push_back(all[i]);
+  for (auto i = std::min(n / 2, all.size() - 1); i < all.size(); i += n) some.push_back(all[i]);
   return some;
 }
 

@@ -8,7 +8,11 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "app/memory_plan.h"
+#include "app/parallel_plan.h"
 #include "app/train.h"
+#include "app/trainer.h"
+#include "comm/gpu.h"
 #include "harness/tiny_run.h"
 #include "io/checkpoint.h"
 #include "io/run_folder.h"
@@ -106,6 +110,24 @@ TEST(DeviceRun, a_checkpoint_goes_on_where_it_is_loaded) {
       EXPECT_NEAR(std::stod(losses[i]) / std::stod(expected[i]), 1.0, 1e-9)
           << from << " to " << to << ", step " << i + 1;
     }
+  }
+}
+
+// On a GPU the head's logits lie apart, and more of them at once: the plan is for where it
+// computes.
+TEST(DeviceRun, planned_activations_are_the_arena_s_high_water) {
+  for (const auto type : {DType::kF64, DType::kF32, DType::kBF16}) {
+    const auto deck = deck_in("memory", type, "cuda");
+    comm::Gpu gpu(0);
+    comm::ProcessGrid grid(world(), app::grid_of(deck, world().size()), &gpu);
+    app::Trainer trainer(deck, grid);
+    trainer.step();
+    const auto plan = app::plan_memory(deck, grid.shape(), grid.coord());
+    EXPECT_EQ(trainer.arena_high_water(), plan.activations) << dtype_name(type);
+    auto elsewhere = deck;
+    elsewhere.run.device = "cpu";
+    EXPECT_NE(app::plan_memory(elsewhere, grid.shape(), grid.coord()).activations,
+              plan.activations);
   }
 }
 
