@@ -133,6 +133,8 @@ if(pg_cuda_found)
     target_include_directories(pg_cuda SYSTEM PRIVATE ${CUDNN_INCLUDE_DIR}
       ${CUDNN_FRONTEND_INCLUDE_DIR})
     target_link_libraries(pg_cuda PUBLIC ${CUDNN_LIBRARY} CUDA::nvrtc)
+    # CMake links nvrtc's users to the driver's library, which machines without a GPU have not.
+    target_link_options(pg_cuda PUBLIC LINKER:--as-needed)
   endif()
   add_library(pg_gpu ALIAS pg_cuda)
 else()

@@ -10,7 +10,10 @@
 // key among all those that a query sees.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "model/kernels/cuda/attention.h"
 #include "tests/cuda/mirror.h"
@@ -155,7 +158,9 @@ void expect_same(Backends& both, DType type, const Case& c) {
   both.cuda->attention_forward(x.o.device(), x.lse.device(), x.q.device(), x.k.device(),
                                x.v.device(), x.device, x.dropout);
   const auto bits = [](const std::vector<double>& a, const std::vector<double>& b) {
-    return std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double one, double other) {
+      return std::bit_cast<std::uint64_t>(one) == std::bit_cast<std::uint64_t>(other);
+    });
   };
   EXPECT_TRUE(bits(o, x.o.memory.from_device()) && bits(lse, x.lse.from_device()))
       << "another forward has other bits";
