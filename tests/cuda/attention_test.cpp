@@ -10,13 +10,11 @@
 // key among all those that a query sees.
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstdint>
 
 #include "model/kernels/cuda/attention.h"
 #include "tests/cuda/mirror.h"
+#include "tests/cuda/tolerance.h"
 
 namespace pg::model::testing {
 namespace {
@@ -157,12 +155,7 @@ void expect_same(Backends& both, DType type, const Case& c) {
   const auto o = x.o.memory.from_device(), lse = x.lse.from_device();
   both.cuda->attention_forward(x.o.device(), x.lse.device(), x.q.device(), x.k.device(),
                                x.v.device(), x.device, x.dropout);
-  const auto bits = [](const std::vector<double>& a, const std::vector<double>& b) {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double one, double other) {
-      return std::bit_cast<std::uint64_t>(one) == std::bit_cast<std::uint64_t>(other);
-    });
-  };
-  EXPECT_TRUE(bits(o, x.o.memory.from_device()) && bits(lse, x.lse.from_device()))
+  EXPECT_TRUE(same_bits(o, x.o.memory.from_device()) && same_bits(lse, x.lse.from_device()))
       << "another forward has other bits";
 
   // Both differentiate the same forward.
@@ -177,7 +170,7 @@ void expect_same(Backends& both, DType type, const Case& c) {
   if (c.accumulate) return;
   backward_on_gpu(both, x, false);
   for (std::size_t i = 0; i < 3; ++i) {
-    EXPECT_TRUE(bits(first[i], gradients[i]->memory.from_device())) << "gradient " << i;
+    EXPECT_TRUE(same_bits(first[i], gradients[i]->memory.from_device())) << "gradient " << i;
   }
 }
 
