@@ -72,10 +72,34 @@ struct AdamWStep {
   std::int64_t step = 1;    // counts from 1, for the bias correction
 };
 
+// Sizes that layers are free to choose, as a backend likes them; never a matter of results beyond
+// the order of sums.
+struct PreferredSizes {
+  // Elements from one row of a product's operand to the next: a multiple of this.
+  std::int64_t row_multiple = 1;
+  // Of the logits that exist at a time.
+  std::int64_t logits_bytes = std::int64_t{64} << 20;
+
+  constexpr std::int64_t row_pitch(std::int64_t elements) const {
+    return (elements + row_multiple - 1) / row_multiple * row_multiple;
+  }
+};
+
+// On a GPU: products are several times slower on rows that do not begin at multiples of 16 bytes,
+// which a vocabulary of 50,257 would give them. Each chunk of logits reads and writes the gradient
+// of the whole table once, 8 bytes an element under bf16, which takes an H100 as long as the three
+// products of 330 tokens; hence fewer and larger ones than on a CPU.
+constexpr PreferredSizes preferred_sizes(Device device) {
+  if (device == Device::kCuda) return {.row_multiple = 64, .logits_bytes = std::int64_t{1} << 30};
+  return {};
+}
+
 class Kernels {
  public:
   virtual ~Kernels() = default;
+  // For allocations and what crosses from one memory to another.
   virtual Device device() const = 0;
+  PreferredSizes preferred() const { return preferred_sizes(device()); }
 
   // -- what a backend chooses by itself, for the run's records and its banner --------------------
 
@@ -128,12 +152,11 @@ class Kernels {
   // stay. For parameters that are gathered again and again into reused memory (ZeRO stage 3).
   virtual void weights_changed(TensorView range) = 0;
 
-  // -- normalisation, with the residual add fused in
-  // ----------------------------------------------- r[N,C] = residual[N,C] + x[N,C] (r may alias
-  // residual; x empty: r is not written and residual is normalised); y = norm(r) * gamma[C] +
-  // beta[C] (beta only for LayerNorm, may be empty). RMSNorm (Zhang & Sennrich 2019): y = r /
-  // sqrt(mean(r^2) + eps). stats[N,2] (accumulator type) keeps (mean, 1/std); the mean is 0 for
-  // RMSNorm.
+  // -- normalisation, with the residual add fused in ---------------------------------------------
+  // r[N,C] = residual[N,C] + x[N,C] (r may alias residual; x empty: r is not written and residual
+  // is normalised); y = norm(r) * gamma[C] + beta[C] (beta only for LayerNorm, may be empty).
+  // RMSNorm (Zhang & Sennrich 2019): y = r / sqrt(mean(r^2) + eps). stats[N,2] (accumulator type)
+  // keeps (mean, 1/std); the mean is 0 for RMSNorm.
   virtual void norm_forward(NormKind kind, TensorView y, TensorView r, TensorView stats,
                             TensorView residual, TensorView x, TensorView gamma, TensorView beta,
                             double eps) = 0;

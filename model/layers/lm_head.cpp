@@ -8,13 +8,9 @@ namespace pg::model {
 
 namespace {
 
-// Tokens a chunk, in equal chunks, so that products of one shape serve them all: about 64 MiB of
-// logits, and on a GPU 1 GiB: each chunk reads and writes the gradient of the whole table once, 8
-// bytes an element under bf16, which takes an H100 as long as the three products of 330 tokens.
-std::int64_t chunk_tokens(std::int64_t tokens, std::int64_t vocab, DType type, Device device) {
-  const auto bytes = std::int64_t{device == Device::kCuda ? 1024 : 64} << 20;
-  const auto row = vocab * static_cast<std::int64_t>(dtype_size(type));
-  const auto most = std::max<std::int64_t>(1, bytes / row);
+// Tokens a chunk, in equal chunks, so that products of one shape serve them all.
+std::int64_t chunk_tokens(std::int64_t tokens, std::int64_t row_bytes, std::int64_t bytes) {
+  const auto most = std::max<std::int64_t>(1, bytes / row_bytes);
   const auto chunks = (tokens + most - 1) / most;
   return (tokens + chunks - 1) / chunks;
 }
@@ -63,9 +59,10 @@ void LmHead::loss(const LayerContext& ctx, TensorView dr, const Stream& stream,
     const auto dx_partial = backward ? ctx.tensor.partial(ctx.scratch, dx) : TensorView();
 
     // The same chunks on every tp rank, whatever its share of an uneven vocabulary.
-    const auto device = ctx.kernels.device();
-    const auto rows = chunk_tokens(n, rows_.allocated, accumulator, device);
-    const auto pitch = device == Device::kCuda ? logits_pitch(rows_.rows) : rows_.rows;
+    const auto preferred = ctx.kernels.preferred();
+    const auto row_bytes = rows_.allocated * static_cast<std::int64_t>(dtype_size(accumulator));
+    const auto rows = chunk_tokens(n, row_bytes, preferred.logits_bytes);
+    const auto pitch = preferred.row_pitch(rows_.rows);
     const auto push = [&](DType type) {
       return ctx.scratch.push(type, {rows, pitch}).slice(1, 0, rows_.rows);
     };

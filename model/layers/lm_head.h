@@ -15,12 +15,6 @@
 
 namespace pg::model {
 
-// On a GPU: elements from one row of logits to the next. Its products are several times slower on
-// rows that do not begin at multiples of 16 bytes, which a vocabulary of 50,257 would give them.
-constexpr std::int64_t logits_pitch(std::int64_t vocab_rows) {
-  return (vocab_rows + 63) / 64 * 64;
-}
-
 class LmHead {
  public:
   LmHead(const ModelConfig& config, const ParamLayout& layout);

@@ -5,8 +5,6 @@
 #include <memory>
 #include <unordered_set>
 
-#include "model/layers/lm_head.h"
-
 namespace pg::bench {
 
 namespace {
@@ -24,7 +22,8 @@ double real(std::int64_t n) {
 void add_linear(std::vector<KernelCase>& cases, const std::string& what, std::int64_t N,
                 std::int64_t I, std::int64_t O, bool bias, DType y_type = kBF16) {
   const auto rows_of_y = [=](Operands& make, DType type) {
-    return make.normal(type, {N, y_type == kF32 ? model::logits_pitch(O) : O}).slice(1, 0, O);
+    const auto pitch = y_type == kF32 ? make.kernels().preferred().row_pitch(O) : O;
+    return make.normal(type, {N, pitch}).slice(1, 0, O);
   };
   const auto shape = fmt::format("{}: {} rows, {} to {}", what, N, I, O);
   const double flops = 2.0 * real(N) * real(I) * real(O);
@@ -199,7 +198,7 @@ void add_embedding_and_loss(std::vector<KernelCase>& cases, const ModelSizes& s)
   const auto n = s.chunk;
   cases.push_back({"cross_entropy", fmt::format("[{}, {}] fp32 to bf16", n, s.V),
                    (4 + 2) * real(n * s.V), 0, [=](Operands& make) -> Call {
-                     const auto pitch = model::logits_pitch(s.V);
+                     const auto pitch = make.kernels().preferred().row_pitch(s.V);
                      const auto logits = make.normal(kF32, {n, pitch}).slice(1, 0, s.V);
                      const auto d = make.normal(kBF16, {n, pitch}).slice(1, 0, s.V);
                      const auto losses = make.zeros(DType::kF64, {n});
