@@ -33,10 +33,7 @@ class AsyncSave : public ::testing::Test {
     deck.checkpoint.every = 2;
     deck.checkpoint.async = async;
     deck.grid.zero = 1;
-    deck.run.output =
-        (scratch_folder("async_save") / (folder + "_np" + std::to_string(world().size()))).string();
-    if (group_->rank() == 0) fs::remove_all(deck.run.output);
-    group_->barrier();
+    deck.run.output = no_folder(world(), "async_save", folder);
     return deck;
   }
   static fs::path checkpoints(const app::Deck& deck) {

@@ -28,9 +28,7 @@ app::Deck deck_in(const std::string& folder) {
   deck.train.steps = 4;
   deck.schedule.warmup = 1;
   deck.train.global_batch = 8;  // 3 ranks do not divide it
-  deck.run.output = (scratch_folder("idle") / folder).string();
-  if (world().rank() == 0) fs::remove_all(deck.run.output);
-  comm::make_mpi_group(world(), "clean")->barrier();
+  deck.run.output = no_folder(world(), "idle", folder);
   return deck;
 }
 

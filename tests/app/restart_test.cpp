@@ -33,11 +33,7 @@ fs::path tokens() {
 app::Deck deck_in(const std::string& folder, DType precision) {
   auto deck = gpt2_deck(tokens(), precision);
   deck.train.steps = 30;
-  deck.run.output =
-      (scratch_folder("restart") / (folder + "_np" + std::to_string(world().size()))).string();
-  const auto group = comm::make_mpi_group(world(), "clean");
-  if (group->rank() == 0) fs::remove_all(deck.run.output);
-  group->barrier();
+  deck.run.output = no_folder(world(), "restart", folder);
   return deck;
 }
 

@@ -29,6 +29,7 @@ app::Deck deck_on(const MatrixCase& c, DType type, const std::string& folder, bo
   deck.train.steps = kSteps;
   deck.run.output = (scratch_folder("resume_grids") / folder).string();
   deck.checkpoint.resume = fresh ? "none" : "latest";
+  wait_for_all();  // nobody looks at it any more
   if (fresh && root()) fs::remove_all(deck.run.output);
   wait_for_all();
   return deck;

@@ -49,6 +49,7 @@ void apply(const Damage& damage, comm::ProcessGrid& grid, app::Trainer& trainer)
 
 Half run_half(const app::Deck& deck, int ranks, const fs::path& folder, const fs::path& from,
               const Damage& damage) {
+  wait_for_all();  // nobody looks at it any more
   if (comm::Communicator::world().rank() == 0) {
     fs::remove_all(folder);
     fs::create_directories(folder);

@@ -62,10 +62,8 @@ class TakenOver : public ::testing::Test {
     deck.train.steps = 6;
     deck.checkpoint.every = 2;
     deck.checkpoint.keep = 1;
-    deck.run.output = (scratch_folder("taken_over") / folder).string();
+    deck.run.output = no_folder(world(), "taken_over", folder);
     output_ = deck.run.output;
-    if (group_->rank() == 0) fs::remove_all(output_);
-    group_->barrier();
     return deck;
   }
   void another_job_comes() const {

@@ -28,11 +28,7 @@ app::Deck deck_in(const std::string& folder) {
       make_tokens(world(), "train" + std::to_string(world().size()), 2401, 61, 5);
   auto deck = llama_deck(train_tokens, DType::kF64);
   deck.train.steps = 4;
-  deck.run.output =
-      (scratch_folder("train") / (folder + "_np" + std::to_string(world().size()))).string();
-  const auto group = comm::make_mpi_group(world(), "clean");
-  if (group->rank() == 0) fs::remove_all(deck.run.output);
-  group->barrier();
+  deck.run.output = no_folder(world(), "train", folder);
   return deck;
 }
 

@@ -23,10 +23,7 @@ class DataOnOneRank : public ::testing::Test {
     fs::copy_file(valid, folder_ / "valid.h5");
     deck_ = llama_deck(folder_ / "train.h5", DType::kF32);
     deck_.data.valid = (folder_ / "valid.h5").string();
-    deck_.run.output = (scratch_folder("one_rank") / ("run" + ranks())).string();
-    const auto group = comm::make_mpi_group(world_, "clean");
-    if (world_.rank() == 0) fs::remove_all(deck_.run.output);
-    group->barrier();
+    deck_.run.output = no_folder(world_, "one_rank", "run");
   }
   std::string ranks() const { return std::to_string(world_.size()); }
   bool breaks() const { return world_.rank() == world_.size() - 1; }

@@ -29,10 +29,7 @@ app::Deck deck_in(const std::string& folder, std::int64_t steps) {
   static const auto train = make_tokens(world(), "numerical_run", 2401, 61, 5);
   auto deck = llama_deck(train, DType::kF32);
   deck.train.steps = steps;
-  deck.run.output = (scratch_folder("numerical_run") / folder).string();
-  const auto group = comm::make_mpi_group(world(), "clean");
-  if (group->rank() == 0) fs::remove_all(deck.run.output);
-  group->barrier();
+  deck.run.output = no_folder(world(), "numerical_run", folder);
   return deck;
 }
 

@@ -19,6 +19,16 @@ fs::path scratch_folder(const std::string& name) {
   return folder;
 }
 
+std::string no_folder(const comm::Communicator& world, const std::string& test,
+                      const std::string& name) {
+  const auto group = comm::make_mpi_group(world, "no_folder");
+  const auto folder = scratch_folder(test) / (name + "_np" + std::to_string(group->size()));
+  group->barrier();
+  if (group->rank() == 0) fs::remove_all(folder);
+  group->barrier();
+  return folder.string();
+}
+
 namespace {
 
 std::vector<std::int32_t> learnable_ids(std::int64_t tokens, std::int64_t vocab,

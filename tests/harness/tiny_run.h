@@ -17,6 +17,11 @@ namespace pg::testing {
 // A folder that only this test program uses, the same on all its ranks, emptied at first use.
 std::filesystem::path scratch_folder(const std::string& name);
 
+// Collective: a folder that does not exist, for the output of a test's run; others with as many
+// ranks leave it alone. What an earlier test left there goes once all ranks are done with it.
+std::string no_folder(const comm::Communicator& world, const std::string& test,
+                      const std::string& name);
+
 // A token file of `tokens` ids below `vocab` with learnable structure (each id tends to follow from
 // the one before), made by rank 0 of `world`; the others wait.
 std::filesystem::path make_tokens(const comm::Communicator& world, const std::string& name,

@@ -35,11 +35,7 @@ app::Deck deck_in(const std::string& folder, DType precision, const std::string&
   deck.run.device = device;
   deck.train.steps = kSteps;
   deck.schedule.warmup = 1;
-  deck.run.output =
-      (scratch_folder("device_run") / (folder + "_np" + std::to_string(world().size()))).string();
-  const auto group = comm::make_mpi_group(world(), "clean");
-  if (group->rank() == 0) fs::remove_all(deck.run.output);
-  group->barrier();
+  deck.run.output = no_folder(world(), "device_run", folder);
   return deck;
 }
 
