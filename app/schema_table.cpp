@@ -238,7 +238,9 @@ std::vector<Row> training_rows() {
        .fallback = 8,
        .range = between(1, 1 << 20),
        .unit = "global batches",
-       .doc = "How much of data.valid an evaluation reads."},
+       .doc =
+           "How much of data.valid an evaluation reads. A stop cuts it short between two of them; "
+           "the next start does it again, once."},
       {.name = "train.spike_sigma",
        .field = at(train, &Train::spike_sigma),
        .fallback = 0.0,

@@ -53,20 +53,16 @@ bool Stop::take_stop_file() {
   return true;
 }
 
-Stop::Wish Stop::wall_limit_wish(const Ahead& ahead) {
+Stop::Wish Stop::wall_limit_wish(double seconds, const char* what) {
   const auto left = time_.seconds();
-  if (!left || recent_.empty()) return {};
-  const double step = *std::max_element(recent_.begin(), recent_.end());
-  const double needed =
-      kMargin * ((ahead.save_due ? 2 : 1) * ahead.save + step + ahead.evaluation) +
-      time_.leave_seconds();
-  if (*left >= needed) return {};
-  return {kWallLimit, fmt::format("{}: {:.1f} s left, {:.1f} s needed for a step, a save and "
-                                  "leaving",
-                                  time_.source(), std::max(*left, 0.0), needed)};
+  const double needed = kMargin * seconds + time_.leave_seconds();
+  if (!left || *left >= needed) return {};
+  return {kWallLimit, fmt::format("{}: {:.1f} s left, {:.1f} s needed for {}, a save and leaving",
+                                  time_.source(), std::max(*left, 0.0), needed, what)};
 }
 
-Stop::Wish Stop::own_wish(std::int64_t step, const Ahead& ahead) {
+// Of somebody, by a signal or the file.
+Stop::Wish Stop::asked_wish() {
   if (world_.rank() == 0 && take_stop_file()) {
     return {kStopFile, fmt::format("file {}", file_.string())};
   }
@@ -74,12 +70,17 @@ Stop::Wish Stop::own_wish(std::int64_t step, const Ahead& ahead) {
     return {kSignal, fmt::format("{} on rank {} ({})", signal == SIGTERM ? "SIGTERM" : "SIGUSR1",
                                  world_.rank(), comm::host_name())};
   }
-  if (world_.rank() != 0) return {};
-  if (auto wish = wall_limit_wish(ahead); wish.kind != kNothing) return wish;
-  if (stop_after_ > 0 && step >= stop_after_) {
-    return {kStopAfter, fmt::format("run.stop_after = {}", stop_after_)};
-  }
   return {};
+}
+
+// The kind, and among equals the lowest rank: one number decides.
+std::string Stop::agree(const Wish& mine) {
+  const std::int64_t size = world_.size();
+  const auto number = mine.kind == kNothing ? 0 : mine.kind * size + (size - 1 - world_.rank());
+  const auto agreed = comm::all_reduce(world_, number, comm::ReduceOp::kMax);
+  if (agreed < size) return "";
+  const auto speaker = static_cast<int>(size - 1 - agreed % size);
+  return comm::broadcast(world_, mine.why, speaker);
 }
 
 std::string Stop::agreed(std::int64_t step, const Ahead& ahead) {
@@ -87,14 +88,24 @@ std::string Stop::agreed(std::int64_t step, const Ahead& ahead) {
     recent_.push_back(ahead.step);
     if (recent_.size() > kRecent) recent_.pop_front();
   }
-  const auto wish = own_wish(step, ahead);
-  // The kind, and among equals the lowest rank: one number decides.
-  const std::int64_t size = world_.size();
-  const auto mine = wish.kind == kNothing ? 0 : wish.kind * size + (size - 1 - world_.rank());
-  const auto agreed = comm::all_reduce(world_, mine, comm::ReduceOp::kMax);
-  if (agreed < size) return "";
-  const auto speaker = static_cast<int>(size - 1 - agreed % size);
-  return comm::broadcast(world_, wish.why, speaker);
+  auto wish = asked_wish();
+  if (wish.kind == kNothing && !recent_.empty()) {
+    const double longest = *std::max_element(recent_.begin(), recent_.end());
+    wish = wall_limit_wish((ahead.save_due ? 2 : 1) * ahead.save + longest + ahead.evaluation,
+                           "a step");
+  }
+  if (wish.kind == kNothing && world_.rank() == 0 && stop_after_ > 0 && step >= stop_after_) {
+    wish = {kStopAfter, fmt::format("run.stop_after = {}", stop_after_)};
+  }
+  return agree(wish);
+}
+
+std::string Stop::agreed_in_evaluation(double save_seconds, double batch_seconds) {
+  auto wish = asked_wish();
+  if (wish.kind == kNothing) {
+    wish = wall_limit_wish(save_seconds + batch_seconds, "a batch of the evaluation");
+  }
+  return agree(wish);
 }
 
 }  // namespace pg::app

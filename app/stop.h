@@ -37,6 +37,10 @@ class Stop {
   // every rank: "SIGUSR1 on rank 1 (host)". The wall limit stops no run that has made no step: each
   // slice makes progress.
   std::string agreed(std::int64_t step, const Ahead& ahead);
+  // Collective, between the batches of an evaluation, which only what cannot wait cuts short:
+  // signals, the stop file, and a wall limit that leaves no room for a batch of so many seconds and
+  // a save.
+  std::string agreed_in_evaluation(double save_seconds, double batch_seconds);
 
  private:
   // What this rank alone has to say; no kind: nothing.
@@ -44,8 +48,9 @@ class Stop {
     int kind = 0;
     std::string why;
   };
-  Wish own_wish(std::int64_t step, const Ahead& ahead);
-  Wish wall_limit_wish(const Ahead& ahead);
+  Wish asked_wish();
+  Wish wall_limit_wish(double seconds, const char* what);
+  std::string agree(const Wish& mine);
   bool take_stop_file();
 
   std::int64_t stop_after_;

@@ -8,6 +8,7 @@
 
 #include "app/console.h"
 #include "app/device.h"
+#include "app/evaluation.h"
 #include "app/matmul_rate.h"
 #include "app/moe_report.h"
 #include "app/resume.h"
@@ -110,7 +111,8 @@ class Run {
       const comm::ProfileRange range("loading the checkpoint");
       load_resume(deck_, grid_, *resume_from_, trainer, say_);
     }
-    if (trainer.completed() >= deck_.train.steps) {
+    const bool evaluate_first = evaluation_.left_over(trainer, folder_);
+    if (trainer.completed() >= deck_.train.steps && !evaluate_first) {
       say(fmt::format("step {} of {} is done already: nothing to do\n", trainer.completed(),
                       deck_.train.steps));
       return ExitCode::kDone;
@@ -127,7 +129,7 @@ class Run {
         });
     saver.prepare(trainer, root() ? metrics_->last_save_seconds() : 0);
     try {
-      return loop(trainer, saver);
+      return loop(trainer, saver, evaluate_first);
     } catch (const Error& error) {
       if (still_ours(error)) saver.finish_after(error);
       throw;
@@ -244,13 +246,14 @@ class Run {
     say(banner_text(banner));
   }
 
-  ExitCode loop(Trainer& trainer, RunSaver& saver) {
+  ExitCode loop(Trainer& trainer, RunSaver& saver, bool evaluate_first) {
     const auto begin = Clock::now();
     const auto steps = deck_.train.steps;
     const auto first = trainer.completed();
     Stragglers stragglers(deck_.log.straggler, grid_);
     std::int64_t tokens = 0;
     auto why = stop_->agreed(first, {});
+    if (why.empty() && evaluate_first) why = evaluate(trainer, saver);
     if (!why.empty()) stop_before_a_step(trainer, saver, why);
     std::optional<io::Progress> progress;
     if (root()) {
@@ -275,14 +278,16 @@ class Run {
       if (progress) progress->update(step - first);
       Ahead ahead{.save = saver.expected_seconds(), .step = seconds_since(step_begin)};
       saver.poll();
-      if (evaluates(trainer, step)) evaluate(trainer);
+      if (evaluation_.due(trainer, step)) why = evaluate(trainer, saver);
       const auto save_every = deck_.checkpoint.every;
-      if (evaluates(trainer, step + 1)) ahead.evaluation = expected_evaluation(ahead.step);
+      if (evaluation_.due(trainer, step + 1)) {
+        ahead.evaluation = evaluation_.expected_seconds(ahead.step);
+      }
       // While steps are skipped, weights that are to blame must not push out older ones; a stop
       // saves them beside those.
       save_due = save_due || (save_every > 0 && step % save_every == 0);
       ahead.save_due = save_due && result.skipped.empty();
-      if (!last) why = stop_->agreed(step, ahead);
+      if (!last && why.empty()) why = stop_->agreed(step, ahead);
       if (!why.empty()) say(fmt::format("stopping after step {}: {}\n", step, why));
       if (last || !why.empty() || ahead.save_due) {
         saver.save(trainer, result.skipped.empty());
@@ -309,17 +314,6 @@ class Run {
     say(fmt::format("stopping before a step is made: {}{}\n", why,
                     elsewhere ? "" : "; there is nothing new to save"));
     if (elsewhere) saver.save(trainer);
-  }
-
-  bool evaluates(const Trainer& trainer, std::int64_t step) const {
-    const auto every = deck_.train.eval_every;
-    return trainer.has_validation() &&
-           (step == deck_.train.steps || (every > 0 && step % every == 0));
-  }
-  // Before the first one: of each batch it does a part of what a step does.
-  double expected_evaluation(double step_seconds) const {
-    if (evaluation_seconds_ > 0) return evaluation_seconds_;
-    return step_seconds * static_cast<double>(deck_.train.eval_batches);
   }
 
   void record(const StepResult& r) {
@@ -369,22 +363,11 @@ class Run {
     });
   }
 
-  void evaluate(Trainer& trainer) {
-    const auto begin = Clock::now();
-    const auto result = trainer.evaluate();
-    const double perplexity = std::exp(result.loss);
-    evaluation_seconds_ = std::max(evaluation_seconds_, seconds_since(begin));
-    comm::together(world(), [&] {
-      if (!root()) return;
-      write_record(fmt::format(
-          "{{\"step\": {}, \"valid_loss\": {}, \"valid_perplexity\": {}, \"valid_tokens\": {}, "
-          "\"eval_s\": {}}}",
-          trainer.completed(), io::json_number(result.loss), io::json_number(perplexity),
-          result.tokens, io::json_number(seconds_since(begin))));
+  std::string evaluate(Trainer& trainer, const RunSaver& saver) {
+    return evaluation_.run(trainer, [&](double batch_seconds) {
+      if (controls_.in_evaluation) controls_.in_evaluation(trainer);
+      return stop_->agreed_in_evaluation(saver.expected_seconds(), batch_seconds);
     });
-    say(fmt::format("valid at step {} | loss {:8.5f} | perplexity {:.2f} | {} tokens | {:.1f} s\n",
-                    trainer.completed(), result.loss, perplexity, count_text(result.tokens),
-                    seconds_since(begin)));
   }
 
   const Say say_ = [this](const std::string& text) { say(text); };
@@ -402,8 +385,10 @@ class Run {
   bool auto_ = false;  // the deck left the device open
   std::optional<io::VerifiedEntry> resume_from_;
   std::optional<Stop> stop_;
+  Evaluation evaluation_{deck_, world(), say_,
+                         [this](const std::string& json) { write_record(json); }};
   std::string reason_ = "done";  // what exit.json says
-  double matmul_flops_ = 0, evaluation_seconds_ = 0;
+  double matmul_flops_ = 0;
 };
 
 }  // namespace

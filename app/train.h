@@ -24,7 +24,8 @@ class Trainer;
 
 // What tests do to a run.
 struct TrainControls {
-  std::function<void(Trainer&)> before_step = {};  // on every rank
+  // On every rank; the second between the batches of an evaluation.
+  std::function<void(Trainer&)> before_step = {}, in_evaluation = {};
 };
 
 // Collective over `world`. Returns kDone or kStopped (75); a failure that the ranks agreed on is an

@@ -225,7 +225,7 @@ void Trainer::check_copies(StepResult& result) {
   result.check_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-EvalResult Trainer::evaluate() {
+std::optional<EvalResult> Trainer::evaluate_unless(const std::function<bool()>& cut) {
   PG_ASSERT(has_validation(), "data.valid is {}", deck_.data.valid);
   const comm::ProfileRange whole("evaluation");
   const auto batch = deck_.train.global_batch;
@@ -233,6 +233,7 @@ EvalResult Trainer::evaluate() {
   EvalResult result;
   double loss_sum = 0.0;
   for (std::int64_t first = 0; first < total; first += batch) {
+    if (first > 0 && cut && cut()) return std::nullopt;
     const auto count = std::min(batch, total - first);
     load_batch(*valid_loader_, first, count);
     loss_sum += pipeline_.loss([this](int micro) { return valid_loader_->micro(micro); },

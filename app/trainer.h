@@ -52,7 +52,10 @@ class Trainer {
   StepResult step();
   // Validation loss over the first eval_batches global batches of data.valid (fewer when it is
   // short), in file order. Needs has_validation().
-  EvalResult evaluate();
+  EvalResult evaluate() { return *evaluate_unless({}); }
+  // The same; nothing once `cut` says so, which is asked between batches and must say the same on
+  // every rank.
+  std::optional<EvalResult> evaluate_unless(const std::function<bool()>& cut);
   bool has_validation() const { return valid_loader_ != nullptr; }
 
   // The cursor: both are zero in a fresh run and set after a load.

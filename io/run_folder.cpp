@@ -44,6 +44,19 @@ bool RunFolder::holds_run() const {
   return (!error && recorded > 0) || !list_checkpoints(checkpoints()).empty();
 }
 
+std::int64_t RunFolder::cut_evaluations(std::int64_t step) const {
+  std::ifstream in(metrics(), std::ios::binary);
+  std::int64_t cut = 0;
+  for (std::string line; std::getline(in, line);) {
+    if (line.find("\"valid_") == line.npos) continue;
+    const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!record.is_object() || record.value("step", nlohmann::json()) != step) continue;
+    if (record.contains("valid_loss")) return 0;
+    if (record.contains("valid_cut")) ++cut;
+  }
+  return cut;
+}
+
 void RunFolder::write_deck(const std::string& resolved) const {
   write_whole(path_ / "deck.toml", resolved);
 }

@@ -21,6 +21,8 @@ class RunFolder {
 
   // Whether a run has left records or checkpoints here.
   bool holds_run() const;
+  // How often an evaluation after this step was cut short, by their records; 0 when one was done.
+  std::int64_t cut_evaluations(std::int64_t step) const;
   void write_deck(const std::string& resolved) const;  // Error(kSave)
   // Which algorithms each rank's GPU library chose, so that a restart computes the same bits.
   // choices.json: one text a rank. Nothing is written while they are as they were written last.

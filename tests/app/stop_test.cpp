@@ -131,6 +131,24 @@ TEST_F(StopTest, the_longest_recent_step_counts_until_it_is_long_ago) {
   EXPECT_EQ(s.agreed(40, {.save = 150, .step = 1}), "");
 }
 
+TEST_F(StopTest, only_what_cannot_wait_cuts_an_evaluation_short) {
+  deck_.run.stop_after = 3;
+  auto s = stop();
+  EXPECT_EQ(s.agreed_in_evaluation(1e6, 1e6), "");
+  if (world_->rank() == last()) std::raise(SIGTERM);
+  EXPECT_EQ(s.agreed_in_evaluation(0, 0),
+            "SIGTERM on rank " + std::to_string(last()) + " (" + comm::host_name() + ")");
+  clear_stop_signal();
+  if (root()) std::ofstream(folder_ / "stop") << "";
+  EXPECT_EQ(s.agreed_in_evaluation(0, 0), "file " + (folder_ / "stop").string());
+
+  // 1,000 s at all, 500 of them left, for 1.25 * (save + batch) + 1 s.
+  deck_.run.wall_limit = 1000;
+  auto limited = stop(500);
+  EXPECT_EQ(limited.agreed_in_evaluation(300, 90), "");
+  EXPECT_EQ(limited.agreed_in_evaluation(300, 110).find("run.wall_limit = 1000: "), 0U);
+}
+
 TEST_F(StopTest, the_wall_limit_lets_each_slice_make_a_step) {
   deck_.run.wall_limit = 10;
   auto s = stop(500);  // long past
