@@ -34,6 +34,11 @@ double Evaluation::expected_seconds(double step_seconds) const {
   return step_seconds * static_cast<double>(deck_.train.eval_batches);
 }
 
+// A forward pass of the same size: backward takes two of them, recomputation up to one.
+double Evaluation::expected_step_seconds() const {
+  return 4 * batch_seconds_;
+}
+
 bool Evaluation::left_over(const Trainer& trainer, const io::RunFolder& folder) {
   const auto step = trainer.completed();
   if (step == 0 || !due(trainer, step)) return false;
@@ -60,6 +65,7 @@ std::string Evaluation::run(Trainer& trainer, const MustStop& must_stop) {
     why = must_stop(seconds() / static_cast<double>(++batches));
     return !why.empty();
   });
+  batch_seconds_ = seconds() / static_cast<double>(batches + (result ? 1 : 0));
   const auto step = trainer.completed();
   const auto write = [&](const std::string& members) {
     comm::together(world_, [&] {
@@ -70,7 +76,7 @@ std::string Evaluation::run(Trainer& trainer, const MustStop& must_stop) {
   };
   if (!result) {
     write("\"valid_cut\": " + io::json_string(why));
-    say_(fmt::format("valid at step {} | cut short, for the next start\n", step));
+    say_(fmt::format("valid at step {} | cut short\n", step));
     return why;
   }
   longest_ = std::max(longest_, seconds());

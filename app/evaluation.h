@@ -1,6 +1,6 @@
 // Validation in a run: when it is due, how long it takes, its record and its line. One that a stop
-// cuts short leaves a record too, and the next start does it again before its first step, once:
-// what does not fit into a whole slice must not keep the run from going on.
+// cuts short leaves a record too, and the next start in that folder does it again before its first
+// step, once: what does not fit into a whole slice must not keep the run from going on.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,8 @@ class Evaluation {
   bool due(const Trainer& trainer, std::int64_t step) const;
   // What the next one may take, where a step takes so long.
   double expected_seconds(double step_seconds) const;
+  // What a step may take, by the batches of an evaluation; 0: there was none.
+  double expected_step_seconds() const;
   // Collective: whether the one after the trainer's step is still to be done.
   bool left_over(const Trainer& trainer, const io::RunFolder& folder);
 
@@ -37,7 +39,8 @@ class Evaluation {
   comm::Group& world_;
   Say say_;
   std::function<void(const std::string&)> record_;
-  double longest_ = 0;  // seconds, of whole ones
+  double longest_ = 0;        // seconds, of whole ones
+  double batch_seconds_ = 0;  // of the last one's batches
 };
 
 }  // namespace pg::app

@@ -1,6 +1,6 @@
-// Why a run stops before its last step: a signal on any rank, the file run.output/stop, the wall
-// limit (the deck's or the batch system's), run.stop_after. All of them lead to the same end: the
-// ranks agree after a step, save, and exit with 75.
+// Why a run stops before its end: a signal on any rank, the file run.output/stop, the wall limit
+// (the deck's or the batch system's), run.stop_after. All of them lead to the same end: the ranks
+// agree, after a step or between the batches of an evaluation, save, and exit with 75.
 #pragma once
 
 #include <chrono>
@@ -34,8 +34,8 @@ class Stop {
        std::chrono::steady_clock::time_point started, Say say);
 
   // Collective, before the first step and after each one. Empty: go on; else why not, the same on
-  // every rank: "SIGUSR1 on rank 1 (host)". The wall limit stops no run that has made no step: each
-  // slice makes progress.
+  // every rank: "SIGUSR1 on rank 1 (host)". The wall limit stops no run that has nothing to go by,
+  // `ahead.step` of this slice: each slice makes progress.
   std::string agreed(std::int64_t step, const Ahead& ahead);
   // Collective, between the batches of an evaluation, which only what cannot wait cuts short:
   // signals, the stop file, and a wall limit that leaves no room for a batch of so many seconds and

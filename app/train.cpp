@@ -252,8 +252,7 @@ class Run {
     const auto first = trainer.completed();
     Stragglers stragglers(deck_.log.straggler, grid_);
     std::int64_t tokens = 0;
-    auto why = stop_->agreed(first, {});
-    if (why.empty() && evaluate_first) why = evaluate(trainer, saver);
+    auto why = before_steps(trainer, saver, evaluate_first);
     if (!why.empty()) stop_before_a_step(trainer, saver, why);
     std::optional<io::Progress> progress;
     if (root()) {
@@ -278,7 +277,7 @@ class Run {
       if (progress) progress->update(step - first);
       Ahead ahead{.save = saver.expected_seconds(), .step = seconds_since(step_begin)};
       saver.poll();
-      if (evaluation_.due(trainer, step)) why = evaluate(trainer, saver);
+      if (evaluation_.due(trainer, step)) why = evaluate(trainer, saver.expected_seconds());
       const auto save_every = deck_.checkpoint.every;
       if (evaluation_.due(trainer, step + 1)) {
         ahead.evaluation = evaluation_.expected_seconds(ahead.step);
@@ -305,6 +304,20 @@ class Run {
         why.empty() ? "" : " (" + why + ")", count_text(tokens), seconds_since(begin),
         folder_.metrics().string(), folder_.checkpoints().string()));
     return why.empty() ? ExitCode::kDone : ExitCode::kStopped;
+  }
+
+  // The evaluation that an earlier slice left over, and then why no step may follow. One that was
+  // done is progress too: the wall limit may leave the step to the next slice.
+  std::string before_steps(Trainer& trainer, const RunSaver& saver, bool evaluate_first) {
+    Ahead ahead;
+    if (evaluate_first) {
+      auto why = stop_->agreed_in_evaluation(0, 0);
+      if (why.empty()) why = evaluate(trainer, 0);
+      if (!why.empty()) return why;
+      ahead = {.save = saver.expected_seconds(), .step = evaluation_.expected_step_seconds()};
+    }
+    // A run whose steps are done stops for nothing.
+    return trainer.completed() < deck_.train.steps ? stop_->agreed(trainer.completed(), ahead) : "";
   }
 
   // There is nothing new. What came from another folder is saved here, so that "latest" finds it.
@@ -363,10 +376,11 @@ class Run {
     });
   }
 
-  std::string evaluate(Trainer& trainer, const RunSaver& saver) {
+  // `save_seconds`: of what is to be saved when it is cut short.
+  std::string evaluate(Trainer& trainer, double save_seconds) {
     return evaluation_.run(trainer, [&](double batch_seconds) {
       if (controls_.in_evaluation) controls_.in_evaluation(trainer);
-      return stop_->agreed_in_evaluation(saver.expected_seconds(), batch_seconds);
+      return stop_->agreed_in_evaluation(save_seconds, batch_seconds);
     });
   }
 

@@ -113,6 +113,20 @@ TEST_F(CutEvaluation, is_left_out_when_the_next_start_is_stopped_in_it_too) {
   EXPECT_TRUE(done.contains(6));
 }
 
+// run.stop_after may lie at the step whose evaluation was cut: it is still done, and a run whose
+// steps are all done ends.
+TEST_F(CutEvaluation, is_done_by_a_start_that_makes_no_step) {
+  for (const std::int64_t step : {3, 6}) {
+    auto deck = deck_in("no_step" + std::to_string(step));
+    deck.run.stop_after = step;
+    ASSERT_EQ(train(deck, step), ExitCode::kStopped);
+    EXPECT_FALSE(records(deck, "valid_loss").contains(step));
+    EXPECT_EQ(train(deck), step == 6 ? ExitCode::kDone : ExitCode::kStopped);
+    EXPECT_TRUE(records(deck, "valid_loss").contains(step));
+    EXPECT_EQ(records(deck, "loss").size(), static_cast<std::size_t>(step));
+  }
+}
+
 TEST_F(CutEvaluation, is_not_what_stop_after_makes) {
   auto deck = deck_in("stop_after");
   deck.run.stop_after = 3;
