@@ -109,7 +109,11 @@ std::map<int, int> named_in_a_run(const std::string& folder, int slow_rank) {
 
 // What other programs on this machine do to the other ranks is not this test's business.
 TEST(Stragglers, a_slowed_rank_is_named_by_the_run) {
-  const auto counts = named_in_a_run("slowed", 2);
+  // They may be slowed as much on a busy machine: another try then, which all ranks agree on.
+  std::map<int, int> counts;
+  for (int tries = 0; tries < 5 && !counts.contains(2); ++tries) {
+    counts = named_in_a_run("slowed" + std::to_string(tries), 2);
+  }
   EXPECT_EQ(counts.contains(2) ? counts.at(2) : 0, 1);  // at step 4; of step 5 alone, nobody
 }
 

@@ -12,6 +12,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <fstream>
 #include <map>
 #include <string>
 
@@ -37,6 +38,7 @@ class Probe {
       const std::string phase(reached);
       // From a background thread too: the signal ends the process.
       if (fatal_phase == phase + ":" + std::to_string(++times[phase]) && world_.rank() == victim) {
+        std::ofstream(folder_.string() + ".died") << reached;
         ::kill(::getpid(), SIGKILL);
       }
     });

@@ -14,11 +14,12 @@
 
 namespace pg::testing {
 
-// A folder that only this test program uses, the same on all its ranks, emptied at first use.
+// A folder that only this test program uses, the same on all its ranks; what lies there stays.
 std::filesystem::path scratch_folder(const std::string& name);
 
-// Collective: a folder that does not exist, for the output of a test's run; others with as many
-// ranks leave it alone. What an earlier test left there goes once all ranks are done with it.
+// Collective: a folder that does not exist, for the output of a test's run; launches of another
+// number of ranks have their own. What an earlier test left there goes once all ranks are done with
+// it.
 std::string no_folder(const comm::Communicator& world, const std::string& test,
                       const std::string& name);
 
