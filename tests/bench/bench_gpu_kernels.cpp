@@ -95,7 +95,7 @@ class Clockwork {
  private:
   std::size_t bytes_of(const bench::KernelCase& c) const {
     auto arena = model::Arena::dry();
-    const auto nothing = model::make_dry_kernels();
+    const auto nothing = model::make_dry_kernels(Device::kCuda);
     bench::Operands make(*nothing, arena,
                          model::TensorView(nullptr, DType::kF32, {noise_.elements()}));
     (void)c.prepare(make);
