@@ -44,10 +44,13 @@ void choices(std::string_view input) {
 
 void metrics(std::string_view input) {
   const auto path = Scratch::shared().put("metrics.jsonl", input);
+  const io::RunFolder folder(Scratch::shared().path());
+  const auto cut = folder.cut_evaluations(5);
   { io::MetricsWriter(path, 5).write("{\"step\": 6}"); }
   std::ifstream in(path, std::ios::binary);
   const std::string kept{std::istreambuf_iterator<char>(in), {}};
   require(kept.ends_with("{\"step\": 6}\n"), "the new record is not the last line");
+  require(folder.cut_evaluations(5) == cut, "other cut evaluations after what was not kept");
   require(kept.size() <= input.size() + 14, "more was kept than there was");
   { const io::MetricsWriter again(path, 5); }
   std::ifstream in_again(path, std::ios::binary);

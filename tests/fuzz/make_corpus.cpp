@@ -149,6 +149,8 @@ void run_folder(const fs::path& folder) {
   for (int step = 1; step < 9; ++step) {
     metrics.write(fmt::format(R"({{"step": {}, "loss": {}, "note": {}}})", step,
                               io::json_number(5.5 / step), io::json_string("a\nb")));
+    if (step > 3) metrics.write(fmt::format(R"({{"step": {}, "valid_cut": "x"}})", step));
+    if (step > 5) metrics.write(fmt::format(R"({{"step": {}, "valid_loss": 5.5}})", step));
   }
 }
 
