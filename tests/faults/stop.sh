@@ -100,7 +100,6 @@ finished() {
 }
 
 "$program" prepare deck.toml >/dev/null
-# Each part runs beside the others: most of a launch is waiting.
 # 17. By a signal to mpirun or to a rank, once, twice, during a save, by the stop file.
 signals() {
   local host='\([^)]+\)'
@@ -175,6 +174,7 @@ shrunk_data() {
   printf 'ok   data that shrinks under one rank ends all with 3\n'
 }
 
+# Each part runs beside the others: most of a launch is waiting.
 status=0
 jobs_=()
 for part in signals wall_limit idle_ranks; do
